@@ -1,0 +1,66 @@
+"""Geometry undoes what it did, and its boxes follow its pixels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nuriwake.core.geometry import Geometry, resize_array, take_window
+
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+@given(SIZES, st.integers(1, 33))
+def test_padding_is_undone_exactly(size, multiple):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    geometry = Geometry(size).pad_to_multiple(multiple)
+    padded = geometry.apply(image, interpolation="linear", fill=None)
+    assert padded.shape[0] % multiple == 0
+    assert padded.shape[1] % multiple == 0
+    assert padded.shape[0] - size[0] < multiple
+    np.testing.assert_array_equal(geometry.undo(padded, interpolation="linear"), image)
+
+
+@given(SIZES, st.integers(-9, 9), st.integers(-9, 9), SIZES)
+def test_a_window_equals_the_slow_definition(size, top, left, window):
+    array = np.arange(1, size[0] * size[1] + 1).reshape(size)
+    slow = np.zeros(window, array.dtype)
+    for y in range(window[0]):
+        for x in range(window[1]):
+            if 0 <= y + top < size[0] and 0 <= x + left < size[1]:
+                slow[y, x] = array[y + top, x + left]
+    np.testing.assert_array_equal(take_window(array, top, left, window, 0), slow)
+
+
+def test_a_chain_comes_back_to_the_source_size_and_place():
+    image = np.zeros((60, 80), np.float32)
+    image[20:40, 30:50] = 1
+    geometry = Geometry((60, 80)).resize((120, 160)).window(-4, -8, (128, 176)).window(10, 20, (100, 140))
+    there = geometry.apply(image, interpolation="linear")
+    assert there.shape == geometry.size == (100, 140)
+    back = geometry.undo(there, interpolation="linear")
+    assert back.shape == (60, 80)
+    np.testing.assert_array_equal(back > 0.5, image > 0.5)
+
+
+def test_boxes_follow_the_pixels():
+    geometry = Geometry((60, 80)).resize((120, 160)).window(-4, -8, (128, 176))
+    box_there = np.array([[68.0, 44.0, 108.0, 84.0]], np.float32)  # xyxy of image[20:40, 30:50]
+    np.testing.assert_allclose(geometry.undo_boxes(box_there), [[30, 20, 50, 40]])
+    np.testing.assert_allclose(geometry.undo_boxes(np.array([[-50.0, -50, 999, 999]])), [[0, 0, 80, 60]])
+
+
+def test_nothing_to_do_adds_no_step():
+    assert Geometry((64, 64)).pad_to_multiple(32).resize((64, 64)).steps == ()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7])
+def test_resize_keeps_the_channel_axis(channels):
+    assert resize_array(np.zeros((4, 4, channels), np.uint8), (8, 6), "linear").shape == (8, 6, channels)
+
+
+def test_reflected_border_is_the_image_mirrored():
+    row = np.array([[1, 2, 3, 4]])
+    assert take_window(row, 0, -2, (1, 8), None).tolist() == [[1, 1, 1, 2, 3, 4, 4, 4]], "one row cannot reflect: edge"
+    square = np.arange(16).reshape(4, 4)
+    assert take_window(square, 0, -2, (4, 6), None)[0].tolist() == [2, 1, 0, 1, 2, 3]
