@@ -2,19 +2,51 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from nuriwake.core.errors import UserError
 
 
 class Model(nn.Module):
     """Images in, output out: `forward(images)` with float32 (B, C, H, W), normalised, returns a NamedTuple of `outputs`.
 
+    A constructor takes `(in_channels, classes)` and, keyword-only and with defaults, its options.
+
     Attributes:
-        input_multiple: both sides of the input must be multiples of it (the caller pads); 1 when any size works.
+        input_multiple: acceptable sides lie this far apart; 1 when any side from `input_minimum` on works.
+        input_minimum: the smallest acceptable side.
         margin: pixels of the input that the output lacks on every side (unpadded convolutions); 0 for most.
+        notes: sentences on what was done when it was built (weights used and left out), for whoever built it to print.
     """
 
     input_multiple: int = 1
+    input_minimum: int = 1
     margin: int = 0
+    notes: tuple[str, ...] = ()
+
+    def fit_size(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest acceptable input size (height, width) that is nowhere less than the given one.
+
+        It knows nothing of `margin`: to have the output cover an image, ask for the image's sides plus 2 * `margin`.
+        """
+        return _round_up(self, height), _round_up(self, width)
+
+    def require_size(self, images: Tensor) -> None:
+        """Refuse `images` (B, C, H, W) of a size that is not its own `fit_size`; skipped under compile and export.
+
+        Raises:
+            UserError: with the size found and the next acceptable one.
+        """
+        if torch.compiler.is_compiling():
+            return
+        height, width = images.shape[-2:]
+        fit = self.fit_size(height, width)
+        if fit != (height, width):
+            raise UserError(
+                f"{type(self).__name__} does not take images of {height}x{width} pixels (height x width); "
+                f"pad them to {fit[0]}x{fit[1]} (the method fit_size says so for any size)."
+            )
 
     def stages(self) -> Sequence[nn.Module]:
         """The modules from the input to the output, every parameter in exactly one: the order for layer-wise rate decay."""
@@ -23,3 +55,9 @@ class Model(nn.Module):
     def backbone(self) -> nn.Module | None:
         """The part that pretrained weights may fill and that learns at a lower rate; None when there is no such part."""
         return None
+
+
+def _round_up(model: Model, side: int) -> int:
+    """The smallest `input_minimum + n * input_multiple` (n = 0, 1, ...) from `side` on."""
+    steps = -(-max(side - model.input_minimum, 0) // model.input_multiple)
+    return model.input_minimum + steps * model.input_multiple

@@ -1,0 +1,160 @@
+"""The models there are. A new architecture is one file and one line here."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.lookup import did_you_mean, import_object, lookup
+from nuriwake.core.serial import from_plain
+from nuriwake.models.base import Model
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model by name.
+
+    Attributes:
+        build: "module:Class" of `(in_channels, classes, *, options...) -> Model`.
+        summary: one line for `nuriwake models`.
+        paper: where it comes from.
+        backbone: the name of its backbone; None when it has none to choose.
+        defaults: options that differ from the constructor's own.
+        recipe: the recipe that suits it.
+    """
+
+    build: str
+    summary: str
+    paper: str
+    backbone: str | None = field(default=None, kw_only=True)
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any], kw_only=True)
+    recipe: str = field(default="unet", kw_only=True)
+
+
+_UNET_BACKBONE = "nuriwake.models.unet_backbone:UNetBackbone"
+_UNET_PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
+
+MODELS: dict[str, ModelEntry] = {
+    "unet": ModelEntry(
+        "nuriwake.models.unet:UNet", "U-Net with batch norm and padding, 64 to 1024 channels", _UNET_PAPER
+    ),
+    "unet_valid": ModelEntry(
+        "nuriwake.models.unet_valid:UNetValid", "U-Net as published: unpadded convolutions, 572 -> 388", _UNET_PAPER
+    ),
+    "unet_mobilenet_v2": ModelEntry(
+        _UNET_BACKBONE, "U-Net over MobileNetV2: fast on a CPU", _UNET_PAPER, backbone="mobilenet_v2"
+    ),
+    "unet_resnet34": ModelEntry(
+        _UNET_BACKBONE, "U-Net over ResNet-34: a strong default on a GPU", _UNET_PAPER, backbone="resnet34"
+    ),
+}
+"""Complete names."""
+
+FAMILIES: dict[str, str] = {"unet": _UNET_BACKBONE}
+"""Beginnings of names: `<family>_<backbone>` is the family's constructor over any backbone of ours or of timm."""
+
+_GIVEN = ("in_channels", "classes", "backbone", "backbone_weights")
+
+
+def build_model(
+    name: str,
+    *,
+    in_channels: int,
+    classes: int,
+    options: Mapping[str, Any] | None = None,
+    backbone_weights: str | Path | None = None,
+) -> Model:
+    """A model by name, its fresh weights drawn from PyTorch's global generator.
+
+    Args:
+        name: a key of `MODELS`, `<family>_<backbone>` ("unet_convnext_tiny"), an import path `package.module:Class`, or
+            an entry point of the group `nuriwake.model`.
+        in_channels: of the images.
+        classes: channels of the output: `LabelSpace.channels`.
+        options: the constructor's own options (`model_options(name)` lists them); lists from YAML become tuples.
+        backbone_weights: None (fresh), a file, "pretrained", an https address or a Hugging Face id.
+
+    Raises:
+        UserError: unknown name or option (did you mean), an option of the wrong type, weights that do not fit or that the
+            model has no backbone for.
+        RunError: weights by name, and no network.
+    """
+    entry = resolve_model(name)
+    constructor: Callable[..., Model] = entry_constructor(entry)
+    for what, value in (("in_channels", in_channels), ("classes", classes)):
+        if value < 1:
+            raise UserError(f"'{what}' of a model is at least 1, found {value}.")
+    arguments = {**entry.defaults, **_checked(name, constructor, options or {})}
+    if entry.backbone is not None:
+        arguments |= {"backbone": entry.backbone, "backbone_weights": backbone_weights}
+    elif backbone_weights is not None:
+        raise UserError(
+            f"The model '{name}' has no backbone that '{backbone_weights}' could fill; leave the weights out."
+        )
+    return constructor(in_channels, classes, **arguments)
+
+
+def resolve_model(name: str) -> ModelEntry:
+    """The entry of `name`; made up for `<family>_<backbone>`, an import path or an entry point.
+
+    Raises:
+        UserError: nothing of that name; says the nearest.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    family = max((family for family in FAMILIES if name.startswith(f"{family}_")), key=len, default=None)
+    if family is not None and ":" not in name:
+        return _over_backbone(name, family)
+    found = lookup(name, MODELS, "model")
+    return ModelEntry(f"{found.__module__}:{found.__qualname__}", "a model of your own", "-")
+
+
+def entry_constructor(entry: ModelEntry) -> Callable[..., Model]:
+    """The class or function that `entry.build` names."""
+    return import_object(entry.build)
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """The options of the model `name` with their default values."""
+    entry = resolve_model(name)
+    parameters = _options(entry_constructor(entry))
+    return {key: entry.defaults.get(key, item.default) for key, item in parameters.items()}
+
+
+def list_models(begins_with: str = "") -> list[str]:
+    """The complete names that begin with `begins_with`, sorted. Any `<family>_<backbone>` exists besides."""
+    return sorted(name for name in MODELS if name.startswith(begins_with))
+
+
+def count_parameters(model: Model) -> int:
+    """How many numbers training could change."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _over_backbone(name: str, family: str) -> ModelEntry:
+    from nuriwake.models.backbones import BACKBONES
+    from nuriwake.models.backbones.timm import timm_names
+
+    backbone = name.removeprefix(f"{family}_")
+    known = [*BACKBONES, *timm_names()]
+    if backbone.split(".")[0] not in known:
+        # A misspelt complete name is likelier than a misspelt backbone among timm's thousand.
+        near = did_you_mean(name, [*MODELS, *(f"{family}_{key}" for key in known)])
+        raise UserError(f"There is no model named '{name}', nor a backbone '{backbone}'.{near}")
+    return ModelEntry(FAMILIES[family], f"{family} over {backbone}", "-", backbone=backbone)
+
+
+def _options(constructor: Callable[..., Model]) -> dict[str, inspect.Parameter]:
+    return {key: item for key, item in inspect.signature(constructor).parameters.items() if key not in _GIVEN}
+
+
+def _checked(name: str, constructor: Callable[..., Model], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` under the constructor's annotations, unknown ones refused."""
+    known = _options(constructor)
+    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    for option in options:
+        if option not in known:
+            raise UserError(f"The model '{name}' has no option '{option}'.{did_you_mean(option, known)}")
+    return {key: from_plain(hints.get(key, Any), value, f"options.{key} of '{name}'") for key, value in options.items()}
