@@ -1,0 +1,96 @@
+"""A user's own albumentations pipeline as a transform of ours, with our seeding. albumentations itself is never imported."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.sample import IMAGE_DTYPES, Sample
+from nuriwake.core.targets import Size
+
+
+@dataclass(frozen=True)
+class AlbumentationsTransform:
+    """Calls `compose(image=.., mask=..)`, seeded by the generator it is given; see `from_albumentations`."""
+
+    compose: Callable[..., dict[str, Any]]
+    size: Size | None = None
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """`sample` through the user's pipeline.
+
+        Raises:
+            UserError: what comes back is no NumPy image, or image and mask or `size` differ.
+        """
+        self.compose.set_random_seed(int(rng.integers(1 << 31)))  # type: ignore[attr-defined]
+        target = sample.target
+        given = {"image": sample.image} if target is None else {"image": sample.image, "mask": target.labels}
+        result = self.compose(**given)
+        image = _array(result.get("image"), "image")
+        image = image[..., None] if image.ndim == 2 else image
+        if target is not None:
+            labels = _array(result.get("mask"), "mask")
+            target = replace(
+                target,
+                labels=np.ascontiguousarray(labels.reshape(*labels.shape[:2], *target.labels.shape[2:])),
+                scores=None,
+            )
+        self._check(image, sample)
+        return replace(sample, image=np.ascontiguousarray(image), target=target)
+
+    def _check(self, image: np.ndarray, sample: Sample) -> None:
+        if image.dtype not in IMAGE_DTYPES or image.ndim != 3:
+            raise UserError(
+                f"The albumentations pipeline returned an image of {image.dtype} and shape {image.shape}; nuriwake needs "
+                "(H, W, C) in uint8, uint16 or float32."
+            )
+        if self.size is not None and image.shape[:2] != self.size:
+            raise UserError(
+                f"The albumentations pipeline returned {image.shape[0]}x{image.shape[1]} pixels (height x width) for "
+                f"'{sample.name}', but training needs {self.size[0]}x{self.size[1]}; end it with a crop or resize of that size."
+            )
+
+
+def from_albumentations(compose: Callable[..., dict[str, Any]], *, size: Size | None = None) -> AlbumentationsTransform:
+    """`compose`, an `albumentations.Compose` (2.0 or later), as a transform.
+
+    Leave out `Normalize` and `ToTensorV2`: nuriwake normalises with the numbers that it keeps in the bundle. Pixels that
+    a transform invents get its `fill_mask`; give 255 there so that they are ignored.
+
+    Args:
+        compose: called with `image` and `mask`.
+        size: (height, width) that must come out; None accepts any.
+
+    Raises:
+        UserError: `compose` cannot be seeded, or contains a step that belongs to nuriwake.
+    """
+    if not callable(getattr(compose, "set_random_seed", None)):
+        raise UserError(
+            f"The albumentations pipeline is a {type(compose).__name__} without set_random_seed, so that a run could not be "
+            "repeated; expected an albumentations.Compose of version 2.0 or later."
+        )
+    for step in _steps(compose):
+        if step in ("ToTensorV2", "ToTensor3D", "Normalize"):
+            raise UserError(
+                f"The albumentations pipeline contains {step}; take it out: nuriwake normalises and makes tensors itself, "
+                "with the numbers that are kept in the bundle."
+            )
+    return AlbumentationsTransform(compose, size)
+
+
+def _steps(compose: Any) -> list[str]:
+    names = [type(compose).__name__]
+    for child in getattr(compose, "transforms", None) or ():
+        names += _steps(child)
+    return names
+
+
+def _array(value: Any, what: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        raise UserError(
+            f"The albumentations pipeline returned {type(value).__name__} as {what}, expected a NumPy array; take ToTensorV2 "
+            "out of it."
+        )
+    return value

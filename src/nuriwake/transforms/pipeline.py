@@ -1,0 +1,130 @@
+"""Pipeline: geometry in one warp, photometry in as few passes as possible, always exactly the size asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import floor
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.pixels import scale_offset
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import Size, Target
+from nuriwake.transforms.geometric import Geometric, GeometricOperation, Request, central_window
+from nuriwake.transforms.photometric import Photometric, PhotometricOperation, Stage
+from nuriwake.transforms.sampling import Border
+from nuriwake.transforms.toning import Scale, tone_image, tone_input
+from nuriwake.transforms.warp import Warp
+
+Operation = TypeVar("Operation", Geometric, Photometric)
+
+
+class Transform(Protocol):
+    """Anything that changes a sample with the randomness of the generator it is given, and no other."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The changed sample; the one given stays as it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The operations of `geometric` in order, as one warp, then those of `photometric` in order.
+
+    Whatever the operations do, the result has exactly `size`: a canvas of another size is cropped or padded about its
+    centre at the end. Label pixels that no pixel of the source answers for become `IGNORE`.
+
+    Args:
+        geometric: see `nuriwake.transforms.geometric`.
+        photometric: see `nuriwake.transforms.photometric`.
+        size: (height, width) of what comes out.
+        border: what the image shows beyond its border.
+        fill: the image's value there for the constant border, in the image's own units.
+        maximum: the value of full brightness; None for that of the dtype (255, 65535, 1.0). A 12-bit camera says 4095.
+    """
+
+    geometric: tuple[GeometricOperation, ...]
+    photometric: tuple[PhotometricOperation, ...]
+    size: Size
+    border: Border = field(default="reflect", kw_only=True)
+    fill: float = field(default=0.0, kw_only=True)
+    maximum: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise UserError(f"size: expected a positive height and width, found {self.size[0]}x{self.size[1]}.")
+        for operation in (*self.geometric, *self.photometric):
+            if not 0 <= operation.probability <= 1:
+                raise UserError(
+                    f"{operation.name}.probability: expected 0 to 1, found {operation.probability}; 1 means always."
+                )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *, focus: tuple[int, int] | None = None) -> Sample:
+        """`sample` augmented, image in its own dtype.
+
+        Args:
+            sample: stays as it is.
+            rng: the only source of randomness: the same state gives the same result.
+            focus: (y, x) of a pixel of the sample that the result is to contain, for patches that must show something.
+        """
+        image, target, stages = self._warped(sample, rng, focus)
+        image = tone_image(image, stages, maximum=self.maximum)
+        return replace(sample, image=np.ascontiguousarray(image), target=target)
+
+    def prepare(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        *,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        maximum: float,
+        focus: tuple[int, int] | None = None,
+    ) -> tuple[np.ndarray, Target | None]:
+        """`sample` augmented and normalised for a model in one pass: what `normalise(self(sample, rng).image, ..)` gives.
+
+        It differs from that by at most the rounding to whole values, which does not happen here.
+
+        Returns:
+            float32 (C, *size) and the target.
+        """
+        scale, offset = scale_offset(mean, deviation, maximum=maximum, channels=sample.image.shape[2])
+        image, target, stages = self._warped(sample, rng, focus)
+        return tone_input(image, stages, Scale(scale, offset), maximum=self.maximum), target
+
+    def plan(self, source: Size, rng: np.random.Generator, *, focus: tuple[int, int] | None = None) -> Warp:
+        """The warp from an image of size `source` to `size`, its parameters drawn from `rng`."""
+        request = Request(self.size, focus)
+        warp = Warp.identity(source)
+        for operation in drawn(self.geometric, rng):
+            warp = operation.extend(warp, request, rng)
+        warp = central_window(warp, self.size)
+        return warp if focus is None else _containing(warp, focus)
+
+    def _warped(
+        self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None
+    ) -> tuple[np.ndarray, Target | None, list[Stage]]:
+        warp = self.plan(sample.size, rng, focus=focus)
+        channels = sample.image.shape[2]
+        stages = [operation.draw(channels, rng) for operation in drawn(self.photometric, rng)]
+        image = warp.image(sample.image, border=self.border, fill=self.fill)
+        target = sample.target
+        return image, target and replace(target, labels=warp.labels(target.labels), scores=None), stages
+
+
+def drawn(operations: Sequence[Operation], rng: np.random.Generator) -> list[Operation]:
+    """Those of `operations` that happen this time."""
+    return [operation for operation in operations if operation.probability >= 1 or rng.random() < operation.probability]
+
+
+def _containing(warp: Warp, focus: tuple[int, int]) -> Warp:
+    # A later turn or shift may push the focus out of its crop; the canvas then follows by whole pixels.
+    y, x = warp.landing((focus[0] + 0.5, focus[1] + 0.5))
+    top, left = (_outside(position, side) for position, side in zip((y, x), warp.size, strict=True))
+    return warp if top == left == 0 else warp.window(top, left, warp.size)
+
+
+def _outside(position: float, side: int) -> int:
+    pixel = floor(position)
+    return pixel - min(max(pixel, 0), side - 1)
