@@ -1,0 +1,1 @@
+"""From an image to a prediction: preprocessing, tiles, test-time augmentation, decoding, post-processing, `Predictor`."""

@@ -1,0 +1,166 @@
+"""Decoding: from what a model returned to a target, by the type of the output.
+
+`DECODERS` is the table; a new kind of output (queries, regions, prototypes, kernels) is one file and one row.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import lookup
+from nuriwake.core.targets import SemanticMap, Size, Target
+from nuriwake.inference.augmentation import Flip, flip_tensor
+from nuriwake.inference.postprocess import postprocess
+from nuriwake.inference.settings import PredictSettings
+from nuriwake.inference.strips import resized_strips
+from nuriwake.inference.tiling import Grid, blend
+from nuriwake.models.outputs import PixelLogits, fit_logits
+
+Watch = Callable[[int, Tensor], None]
+"""Called with (first row, probabilities float32 (C, rows, W)) for every strip at full size, before it is decoded."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One image at one scale, on its way through the model.
+
+    Args:
+        grid: the tiles of the image at this scale.
+        flips: the mirrored copies of every tile.
+        outputs: (output of a batch, row in that batch), lazily, for every tile and within it for every flip.
+    """
+
+    grid: Grid
+    flips: tuple[Flip, ...]
+    outputs: Iterator[tuple[Any, int]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an answer is wanted for.
+
+    Args:
+        size: (height, width) of the image the user gave.
+        space: the classes.
+        settings: thresholds and post-processing.
+        watch: sees the probabilities on their way; None when nobody looks.
+    """
+
+    size: Size
+    space: LabelSpace
+    settings: PredictSettings
+    watch: Watch | None = field(default=None)
+
+
+Decoder = Callable[[Sequence[Pass], Request], Target]
+
+
+def decode(kind: type, passes: Sequence[Pass], request: Request) -> Target:
+    """The answer of a model whose output is of type `kind`."""
+    return find_decoder(kind)(passes, request)
+
+
+def find_decoder(kind: type) -> Decoder:
+    """The row of `DECODERS` for outputs of type `kind`."""
+    if kind not in DECODERS:
+        known = ", ".join(sorted(known.__name__ for known in DECODERS))
+        raise UserError(f"There is no decoder for a model that returns {kind.__name__}; there are some for {known}.")
+    return lookup(DECODERS[kind], {}, "decoder")
+
+
+def probabilities_of(logits: Tensor, space: LabelSpace) -> Tensor:
+    """`logits` (B, C, H, W) of any float dtype -> float32 probabilities of the same shape.
+
+    One channel, or classes that do not exclude each other: sigmoid. Exclusive classes with a channel each: softmax.
+
+    Raises:
+        UserError: the number of channels does not fit `space`.
+    """
+    channels = logits.shape[1]
+    if channels == 1 and (space.binary or len(space) == 1):
+        return logits.float().sigmoid()
+    if channels != len(space):
+        raise UserError(f"The model returns {channels} channels, but the label space has {len(space)} classes.")
+    return logits.float().softmax(dim=1) if space.exclusive else logits.float().sigmoid()
+
+
+def probability_strips(passes: Sequence[Pass], request: Request) -> Iterator[tuple[int, Tensor]]:
+    """Strips (first row, float32 (C, rows, W)) at full size: the mean over tiles, flips and scales."""
+    streams = [resized_strips(_bands(item, request.space), item.grid.size, request.size) for item in passes]
+    for strips in zip(*streams, strict=True):
+        top, mean = strips[0]
+        for _, other in strips[1:]:
+            mean = mean + other
+        yield top, mean / len(strips) if len(strips) > 1 else mean
+
+
+def _bands(item: Pass, space: LabelSpace) -> Iterator[Tensor]:
+    def answers() -> Iterator[Tensor]:
+        for index, (output, row) in enumerate(item.outputs):
+            logits = fit_logits(output.logits[row : row + 1].float(), item.grid.answer)
+            yield flip_tensor(probabilities_of(logits, space)[0], item.flips[index % len(item.flips)])
+
+    return blend(answers(), item.grid, repeats=len(item.flips))
+
+
+def decode_pixel_logits(passes: Sequence[Pass], request: Request) -> SemanticMap:
+    """`PixelLogits` -> SemanticMap at the size of the user's image, strip by strip, then post-processed."""
+    space = request.space
+    shape = request.size if space.exclusive else (*request.size, len(space))
+    labels, scores = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+    for top, strip in probability_strips(passes, request):
+        if request.watch is not None:
+            request.watch(top, strip)
+        rows = slice(top, top + strip.shape[1])
+        labels[rows], scores[rows] = _decode_strip(strip, space, request.settings.thresholds)
+    labels = postprocess(labels, space, request.settings.postprocessing)
+    return SemanticMap(labels, space, scores=scores)
+
+
+def decode_pixels(probabilities: np.ndarray, space: LabelSpace, thresholds: tuple[float, ...] = ()) -> SemanticMap:
+    """Probabilities, float32 (C, H, W), -> the label of every pixel.
+
+    - Binary: class 1 where its probability is at least the one threshold (0.5 without).
+    - Multi-label: every class where its probability is at least its threshold (0.5 without).
+    - Several exclusive classes: the largest probability; with thresholds, the largest probability / threshold. That is
+      Bayes' rule when missing class k costs 1 / threshold k; for two classes with thresholds 1 - t and t it is the
+      binary rule, and equal thresholds change nothing.
+
+    `scores` are the probability of the chosen class (exclusive), or of each class (multi-label).
+    """
+    labels, scores = _decode_strip(torch.from_numpy(probabilities), space, thresholds)
+    return SemanticMap(labels, space, scores=scores)
+
+
+def _decode_strip(
+    probabilities: Tensor, space: LabelSpace, thresholds: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C, H, W) -> labels uint8 and scores float32, (H, W) or (H, W, classes)."""
+    if not space.exclusive:
+        cut = probabilities.new_tensor(thresholds or (0.5,) * len(space))[:, None, None]
+        labels, scores = (probabilities >= cut).permute(1, 2, 0), probabilities.permute(1, 2, 0)
+    elif space.binary:
+        foreground = probabilities[-1]
+        labels = foreground >= (thresholds[0] if thresholds else 0.5)
+        scores = torch.where(labels, foreground, 1 - foreground)
+    elif len(space) == 1:
+        labels, scores = torch.zeros_like(probabilities[0]), torch.ones_like(probabilities[0])
+    elif thresholds:
+        cut = probabilities.new_tensor(thresholds)[:, None, None]
+        labels = (probabilities / cut).argmax(dim=0)
+        scores = probabilities.gather(0, labels[None])[0]
+    else:
+        scores, labels = probabilities.max(dim=0)
+    return labels.to(torch.uint8).cpu().numpy(), scores.float().cpu().numpy()
+
+
+DECODERS: dict[type, str] = {
+    PixelLogits: "nuriwake.inference.decoding:decode_pixel_logits",
+}
+"""Type of the output -> `decoder(passes, request) -> Target`."""

@@ -1,0 +1,238 @@
+"""Predictor: the one path from an image to a prediction, for validation, the command line, serving and export parity."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.geometry import Geometry, take_window
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.targets import Size, Target
+from nuriwake.inference.augmentation import FLIPS, Flip, flip_array
+from nuriwake.inference.decoding import Pass, Request, Watch, decode, probabilities_of, probability_strips
+from nuriwake.inference.preprocessing import Preprocessing
+from nuriwake.inference.settings import PredictSettings
+from nuriwake.inference.tiling import Grid, plan_grid
+from nuriwake.models.base import Model
+from nuriwake.models.outputs import PixelLogits, fit_logits
+
+Precision = Literal["float32", "bfloat16", "float16"]
+ImageLike = np.ndarray | Image.Image | str | Path
+
+
+class Predictor:
+    """A model with all it takes to answer for an image as the user has it.
+
+    Args:
+        model: moved to `device`; put into eval mode for every answer and back into its own mode afterwards.
+        space: the classes.
+        preprocessing: what the model expects of an image.
+        settings: tiles, test-time augmentation, thresholds, post-processing.
+        device: a torch device.
+        precision: of the network's arithmetic (autocast); the probabilities are float32.
+        read: path -> (H, W, C), for images given as a path; None refuses paths.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        space: LabelSpace,
+        preprocessing: Preprocessing,
+        settings: PredictSettings | None = None,
+        device: str | torch.device = "cpu",
+        precision: Precision = "float32",
+        read: Callable[[Path], np.ndarray] | None = None,
+    ) -> None:
+        self.space = space
+        self.preprocessing = preprocessing
+        self.settings = settings or PredictSettings()
+        self.settings.check(space)
+        self.device = torch.device(device)
+        self.precision: Precision = precision
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._read = read
+
+    def with_settings(self, settings: PredictSettings) -> "Predictor":
+        """The same model with other settings; nothing is copied."""
+        return Predictor(
+            self.model,
+            space=self.space,
+            preprocessing=self.preprocessing,
+            settings=settings,
+            device=self.device,
+            precision=self.precision,
+            read=self._read,
+        )
+
+    @torch.inference_mode()
+    def __call__(self, image: ImageLike, *, watch: Watch | None = None) -> Target:
+        """The prediction for one image, in the image's own pixels.
+
+        Args:
+            image: array (H, W) or (H, W, C), a Pillow image, or a path.
+            watch: called with (first row, probabilities (C, rows, W)) for every strip on its way, so that thresholds can
+                be counted in the same pass. Whole images of usual size are one strip.
+
+        Raises:
+            UserError: the image does not suit the model; the message says what the model wants.
+        """
+        array = self._array(image)
+        with _evaluating(self.model):
+            kind, passes = self._start(array)
+            return decode(kind, passes, self._request(array, watch))
+
+    @torch.inference_mode()
+    def batch(
+        self, images: Sequence[ImageLike], *, watch: Callable[[int, int, Tensor], None] | None = None
+    ) -> list[Target]:
+        """The predictions for `images`, in their order; those of one size share passes of the network.
+
+        Args:
+            watch: as in `__call__`, with the index of the image before the row.
+        """
+        arrays = [self._array(image) for image in images]
+        answers: dict[int, Target] = {}
+        with _evaluating(self.model):
+            for indices in _groups(arrays, self.settings.batch_size):
+                started = self._start_together([arrays[index] for index in indices])
+                for index, (kind, passes) in zip(indices, started, strict=True):
+                    look = None if watch is None else _bound(watch, index)
+                    answers[index] = decode(kind, passes, self._request(arrays[index], look))
+        return [answers[index] for index in range(len(arrays))]
+
+    @torch.inference_mode()
+    def probabilities(self, image: ImageLike) -> np.ndarray:
+        """float32 (C, H, W) at the image's size, C the model's channels (1 for a binary space). Nothing is thresholded.
+
+        The whole volume is returned; for very large images and many classes use `__call__` with `watch`.
+        """
+        array = self._array(image)
+        with _evaluating(self.model):
+            kind, passes = self._start(array)
+            if kind is not PixelLogits:
+                raise UserError(
+                    f"Probabilities per pixel need a model with logits per pixel; this one returns {kind.__name__}."
+                )
+            request = self._request(array, None)
+            return np.concatenate([strip.cpu().numpy() for _, strip in probability_strips(passes, request)], axis=1)
+
+    @torch.inference_mode()
+    def run(self, images: Tensor) -> Tensor:
+        """`images` float32 (B, C, H, W), already normalised and of a size the model takes -> probabilities of that size.
+
+        Less the model's margin on every side; no tiles, flips or thresholds. For validation on crops.
+        """
+        with _evaluating(self.model):
+            output = self._forward(images)
+        size = (images.shape[-2] - 2 * self.model.margin, images.shape[-1] - 2 * self.model.margin)
+        return probabilities_of(fit_logits(output.logits, size), self.space)
+
+    def _array(self, image: ImageLike) -> np.ndarray:
+        if isinstance(image, str | Path):
+            if self._read is None:
+                raise UserError(f"{image}: this predictor has no reader for files; give it an array or a Pillow image.")
+            return self.preprocessing.checked(self._read(Path(image)), str(image))
+        if isinstance(image, Image.Image):
+            colours = image.mode in ("1", "P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
+            image = np.asarray(image.convert("RGB") if colours and self.preprocessing.channels == 3 else image)
+        return self.preprocessing.checked(image)
+
+    def _request(self, array: np.ndarray, watch: Watch | None) -> Request:
+        return Request((array.shape[0], array.shape[1]), self.space, self.settings, watch)
+
+    def _start(self, array: np.ndarray) -> tuple[type, list[Pass]]:
+        """The kind of the model's output, known after the first batch, and the passes, which run as they are consumed."""
+        flips = FLIPS[self.settings.flips]
+        passes: list[Pass] = []
+        for scale in self.settings.scales:
+            geometry = self._geometry(array, scale)
+            grid = self._grid(geometry.size)
+            scaled = geometry.apply(array, interpolation=self.preprocessing.interpolation)
+            passes.append(Pass(grid, flips, self._outputs(self._inputs(scaled, grid, flips))))
+        first = next(passes[0].outputs)
+        passes[0] = replace(passes[0], outputs=chain([first], passes[0].outputs))
+        return type(first[0]), passes
+
+    def _start_together(self, arrays: list[np.ndarray]) -> list[tuple[type, list[Pass]]]:
+        """As `_start` for images of one size; one pass of the network where one tile at one scale is all there is."""
+        settings = self.settings
+        geometry = self._geometry(arrays[0], settings.scales[0])
+        grid = self._grid(geometry.size)
+        single = len(settings.scales) == len(grid.tops) == len(grid.lefts) == 1 and settings.flips == "none"
+        if len(arrays) == 1 or not single:
+            return [self._start(array) for array in arrays]
+        flips: tuple[Flip, ...] = ("none",)
+        scaled = (geometry.apply(array, interpolation=self.preprocessing.interpolation) for array in arrays)
+        inputs = chain.from_iterable(self._inputs(array, grid, flips) for array in scaled)
+        return [(type(item[0]), [Pass(grid, flips, iter([item]))]) for item in self._outputs(inputs)]
+
+    def _geometry(self, array: np.ndarray, scale: float) -> Geometry:
+        geometry = self.preprocessing.geometry((array.shape[0], array.shape[1]))
+        height, width = geometry.size
+        return geometry.resize((max(1, round(height * scale)), max(1, round(width * scale))))
+
+    def _grid(self, size: Size) -> Grid:
+        settings, model = self.settings, self.model
+        return plan_grid(size, tile=settings.tile, overlap=settings.overlap, margin=model.margin, fit=model.fit_size)
+
+    def _inputs(self, scaled: np.ndarray, grid: Grid, flips: tuple[Flip, ...]) -> Iterator[np.ndarray]:
+        """float32 (C, *grid.input) for every tile and flip; beyond the image its border is mirrored."""
+        for top, left in grid.corners:
+            window = take_window(scaled, top - grid.margin, left - grid.margin, grid.input, None)
+            tensor = self.preprocessing.tensor(window)
+            for flip in flips:
+                yield flip_array(tensor, flip)
+
+    def _outputs(self, inputs: Iterator[np.ndarray]) -> Iterator[tuple[Any, int]]:
+        while chunk := list(islice(inputs, self.settings.batch_size)):
+            output = self._forward(torch.from_numpy(np.stack(chunk)))
+            for row in range(len(chunk)):
+                yield output, row
+
+    def _forward(self, images: Tensor) -> Any:
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with self._autocast():
+            return self.model(images)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+
+@contextmanager
+def _evaluating(model: Model) -> Generator[None]:
+    """Eval mode inside; afterwards every module has its own mode back (frozen normalisation stays frozen)."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _groups(arrays: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
+    """Indices of neighbours in `arrays` with one shape, at most `batch_size` together."""
+    group: list[int] = []
+    for index, array in enumerate(arrays):
+        if group and (len(group) == batch_size or arrays[group[0]].shape != array.shape):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def _bound(watch: Callable[[int, int, Tensor], None], index: int) -> Watch:
+    return lambda top, strip: watch(index, top, strip)

@@ -1,0 +1,60 @@
+"""PredictSettings: how a trained model is used; kept in its bundle, every field can be overridden when predicting."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.inference.rules import PostprocessingRule
+
+Flips = Literal["none", "horizontal", "all"]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How a model answers for one image.
+
+    Args:
+        tile: images with a side longer than this are taken in overlapping square tiles of this many pixels; None never.
+            A network that sees the whole image (attention, global pooling) may answer differently in tiles.
+        overlap: how much neighbouring tiles share at least, as a share of the tile, 0..0.5.
+        flips: mirrored copies whose probabilities are averaged: "horizontal" (2 passes) or "all" (4: none, both axes,
+            each axis).
+        scales: sizes relative to the model's own, whose probabilities are averaged; (1.0,) is one pass.
+        batch_size: tiles, copies or equally sized images in one pass of the network.
+        thresholds: empty for the defaults; one number for a binary space, else one per class. See `decode_pixels`.
+        postprocessing: rules applied to the label map at full size, in this order.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    tile: int | None = 1024
+    overlap: float = 0.25
+    flips: Flips = "none"
+    scales: tuple[float, ...] = (1.0,)
+    batch_size: int = 4
+    thresholds: tuple[float, ...] = ()
+    postprocessing: tuple[PostprocessingRule, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        _expect(self.tile is None or self.tile >= 32, "tile", "at least 32 pixels or null", self.tile)
+        _expect(0 <= self.overlap <= 0.5, "overlap", "0 to 0.5", self.overlap)
+        _expect(bool(self.scales) and min(self.scales) > 0, "scales", "one or more numbers above 0", self.scales)
+        _expect(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        _expect(all(0 < value < 1 for value in self.thresholds), "thresholds", "between 0 and 1", self.thresholds)
+
+    def check(self, space: LabelSpace) -> None:
+        """Do the thresholds and the rules fit `space`? Raises UserError otherwise."""
+        if self.thresholds and len(self.thresholds) != space.channels:
+            raise UserError(
+                f"settings.thresholds: a {'binary' if space.binary else 'label'} space of {len(space)} classes wants "
+                f"{space.channels}, found {len(self.thresholds)}."
+            )
+        for rule in self.postprocessing:
+            rule.labels(space)
+
+
+def _expect(condition: bool, name: str, expected: str, found: object) -> None:
+    if not condition:
+        raise UserError(f"settings.{name}: expected {expected}, found {found}.")

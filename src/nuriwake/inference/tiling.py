@@ -1,0 +1,132 @@
+"""Overlapping tiles with smooth blending, in memory bounded by one row of tiles.
+
+Tiles are placed in pixels of the *answer*. A model with a margin (unpadded convolutions, Ronneberger 2015, fig. 2) is
+given the surrounding pixels, mirrored beyond the border, so that its answers tile the image all the same.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nuriwake.core.targets import Size
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the tiles of one image lie, in row-major order.
+
+    Args:
+        size: (height, width) of the image.
+        input: (height, width) of what the model is given for a tile.
+        margin: pixels of the input that the answer lacks on every side.
+        tops: the rows at which answers begin, ascending; `lefts` the columns.
+    """
+
+    size: Size
+    input: Size
+    margin: int
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @property
+    def answer(self) -> Size:
+        """(height, width) of a tile's answer."""
+        return self.input[0] - 2 * self.margin, self.input[1] - 2 * self.margin
+
+    @property
+    def corners(self) -> Iterator[tuple[int, int]]:
+        """(top, left) of every answer, row by row."""
+        return ((top, left) for top in self.tops for left in self.lefts)
+
+
+def plan_grid(
+    size: Size, *, tile: int | None, overlap: float, margin: int, fit: Callable[[int, int], tuple[int, int]]
+) -> Grid:
+    """The grid for an image of `size`: one tile when both sides are at most `tile` (or it is None).
+
+    Args:
+        overlap: the least share of a tile that neighbours have in common, 0..0.5.
+        fit: (height, width) -> the smallest input size of the model that is no smaller.
+    """
+    if tile is None or max(size) <= tile:
+        wanted = size
+    else:
+        wanted = (min(size[0], tile), min(size[1], tile))
+    given = fit(wanted[0] + 2 * margin, wanted[1] + 2 * margin)
+    tops, lefts = (_starts(size[i], given[i] - 2 * margin, overlap) for i in (0, 1))
+    return Grid(size, (given[0], given[1]), margin, tops, lefts)
+
+
+def _starts(length: int, tile: int, overlap: float) -> tuple[int, ...]:
+    """Evenly spaced beginnings of tiles that cover `length`; a tile longer than that begins at 0."""
+    if tile >= length:
+        return (0,)
+    shared = int(tile * overlap)
+    count = 1 + -(-(length - tile) // (tile - shared))
+    return tuple(round(i * (length - tile) / (count - 1)) for i in range(count))
+
+
+def axis_weights(starts: tuple[int, ...], tile: int, length: int) -> list[np.ndarray]:
+    """For each tile its weights (tile,), float32, along one axis: raised-cosine ramps over the overlaps.
+
+    At every pixel of the axis the weights of all tiles sum to 1; pixels beyond `length` weigh nothing.
+    """
+    total = np.zeros(max(length, starts[-1] + tile), np.float64)
+    weights: list[np.ndarray] = []
+    for index, start in enumerate(starts):
+        weight = np.ones(tile)
+        if index > 0:
+            weight *= _ramp(starts[index - 1] + tile - start, tile)
+        if index + 1 < len(starts):
+            weight *= _ramp(start + tile - starts[index + 1], tile)[::-1]
+        total[start : start + tile] += weight
+        weights.append(weight)
+    total[length:] = np.inf
+    return [
+        (weight / total[start : start + tile]).astype(np.float32) for start, weight in zip(starts, weights, strict=True)
+    ]
+
+
+def _ramp(overlap: int, tile: int) -> np.ndarray:
+    """(tile,), rising from near 0 to 1 over `overlap` pixels as sin^2, so that it and its mirror sum to 1."""
+    position = (np.arange(tile) + 0.5) / max(overlap, 1)
+    return np.sin(np.clip(position, 0, 1) * np.pi / 2) ** 2
+
+
+def blend(answers: Iterable[Tensor], grid: Grid, *, repeats: int) -> Iterator[Tensor]:
+    """Average overlapping answers into the whole image, from top to bottom.
+
+    Args:
+        answers: float32 (C, *grid.answer), in the order of `grid.corners`, `repeats` in a row for every tile.
+        repeats: how many answers each tile has (mirrored copies); they weigh the same.
+
+    Yields:
+        Bands (C, rows, W) that follow each other and together have `grid.size`; no more than one row of tiles is held.
+    """
+    height, width = grid.size
+    answer = grid.answer
+    stream = iter(answers)
+    row_weights = axis_weights(grid.tops, answer[0], height)
+    column_weights = axis_weights(grid.lefts, answer[1], width)
+    if len(grid.tops) == len(grid.lefts) == repeats == 1:
+        yield next(stream)[:, :height, :width]
+        return
+    band: Tensor | None = None
+    ends = (*grid.tops[1:], height)
+    for top, end, row_weight in zip(grid.tops, ends, row_weights, strict=True):
+        for left, column_weight in zip(grid.lefts, column_weights, strict=True):
+            weight = torch.from_numpy(np.outer(row_weight, column_weight) / repeats)
+            for _ in range(repeats):
+                found = next(stream)
+                if band is None:
+                    band = found.new_zeros(found.shape[0], answer[0], max(width, answer[1]))
+                place = band[:, :, left : left + answer[1]]
+                place.addcmul_(found[:, :, : place.shape[2]], weight[:, : place.shape[2]].to(found.device))
+        assert band is not None
+        yield band[:, : end - top, :width].clone()
+        kept = band[:, end - top :].clone()
+        band[:, : kept.shape[1]] = kept
+        band[:, kept.shape[1] :] = 0

@@ -1,0 +1,1 @@
+"""Trained models on disk: the bundle, and readers of foreign checkpoints."""

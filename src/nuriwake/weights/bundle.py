@@ -1,0 +1,233 @@
+"""The bundle: one trained model in one safetensors file, with everything that predicting needs in its header.
+
+The header's only entry of ours is `nuriwake`: JSON with the fields of `Bundle`, the format's version and the versions of
+the programs that wrote it. Reading builds tensors and plain values; nothing in the file is executed.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import atomic_path
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.inference.predictor import Precision, Predictor
+from nuriwake.inference.preprocessing import Preprocessing
+from nuriwake.inference.settings import PredictSettings
+from nuriwake.models.base import Model
+
+FORMAT = 1
+"""The version of this layout. A reader refuses a higher one."""
+
+FILE_NAME = "bundle.safetensors"
+"""The bundle of a run, in its folder."""
+
+_HEADER = "nuriwake"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build the network: the arguments of `build_model`."""
+
+    name: str
+    in_channels: int
+    classes: int
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that is known of a trained model besides its arrays.
+
+    Args:
+        task: "semantic".
+        model: how to build the network; `classes` are its output channels.
+        space: the classes.
+        preprocessing: what the network expects of an image.
+        settings: how it is used: tiles, thresholds, post-processing.
+        metrics: headline scores on validation data; None for what is not defined.
+        licence: of the weights, as an SPDX name or a sentence; empty when nobody said.
+        config: the resolved configuration of the run, as plain values.
+        notes: what a user should know (source of the weights, arrays left out).
+    """
+
+    task: str
+    model: ModelSpec
+    space: LabelSpace
+    preprocessing: Preprocessing
+    settings: PredictSettings = field(default_factory=PredictSettings)
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    licence: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+
+
+def save_bundle(path: str | Path, bundle: Bundle, model: Model, *, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write `bundle` with the arrays of `model`, atomically.
+
+    Args:
+        state: other arrays of the same names instead (averaged weights). Arrays that share memory (tied weights) are
+            written once and tied again when read.
+    """
+    from safetensors.torch import save_file
+
+    arrays, aliases = _untie(model.state_dict() if state is None else state)
+    header = {
+        "format": FORMAT,
+        "nuriwake": version("nuriwake"),
+        "torch": torch.__version__,
+        "bundle": to_plain(bundle),
+        "aliases": aliases,
+    }
+    try:
+        text = json.dumps(header, ensure_ascii=False, allow_nan=False, default=_plain_number)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: the bundle's header is not JSON ({error}); write undefined metrics as None."
+        ) from error
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary, metadata={_HEADER: text})
+
+
+def read_bundle(path: str | Path) -> tuple[Bundle, dict[str, Tensor]]:
+    """The bundle at `path` and its arrays, on the CPU.
+
+    Raises:
+        UserError: no such file, cut off or damaged, not a bundle of ours, or written by a newer nuriwake.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such bundle file.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = _header(path, file.metadata() or {})
+            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: no readable safetensors file; it is damaged, cut off or of another format ({error})."
+        ) from error
+    for name, original in header["aliases"].items():
+        if original not in state:
+            raise UserError(f"{path}: the array '{original}', shared with '{name}', is missing; the bundle is damaged.")
+        state[name] = state[original]
+    try:
+        return from_plain(Bundle, header["bundle"]), state
+    except UserError as error:
+        raise UserError(f"{path}: the bundle's header does not fit this nuriwake. {error}") from error
+
+
+def load_predictor(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    settings: PredictSettings | None = None,
+    read: Callable[[Path], np.ndarray] | None = None,
+) -> Predictor:
+    """A predictor from a bundle file or a run folder; `settings` None takes the bundle's.
+
+    Raises:
+        UserError: as `read_bundle`; or the arrays are not those of the model that the header names.
+    """
+    file = find_bundle(path)
+    bundle, state = read_bundle(file)
+    model = _build(bundle.model)
+    fill_model(model, state, where=str(file))
+    return Predictor(
+        model.eval(),
+        space=bundle.space,
+        preprocessing=bundle.preprocessing,
+        settings=settings or bundle.settings,
+        device=device,
+        precision=precision,
+        read=read,
+    )
+
+
+def find_bundle(path: str | Path) -> Path:
+    """`path`, or the bundle in it when it is a run folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / FILE_NAME).is_file():
+        raise UserError(f"{path}: this folder has no {FILE_NAME}; is it a run that has not finished its first epoch?")
+    return path / FILE_NAME
+
+
+def fill_model(model: Model, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Load `state` into `model`; UserError names arrays that are missing, extra or of another shape."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    for what, names in (
+        ("are missing", missing),
+        ("do not belong to it", extra),
+        ("have another shape", sorted(shapes)),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"{where}: of the model's arrays, {len(names)} {what}: {', '.join(names[:3])}{more}.")
+    model.load_state_dict(state)
+
+
+def _build(spec: ModelSpec) -> Model:
+    from nuriwake.models import build_model
+
+    return build_model(spec.name, in_channels=spec.in_channels, classes=spec.classes, options=spec.options)
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if _HEADER not in metadata:
+        raise UserError(f"{path}: a safetensors file, but no nuriwake bundle; `nuriwake import` reads foreign weights.")
+    try:
+        header = json.loads(metadata[_HEADER])
+        found, complete = (
+            int(header["format"]),
+            isinstance(header["bundle"], dict) and isinstance(header["aliases"], dict),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: the bundle's header is damaged ({type(error).__name__}: {error}).") from error
+    if found > FORMAT:
+        raise UserError(
+            f"{path}: written by nuriwake {header.get('nuriwake', '?')} in format {found}; this nuriwake reads up to "
+            f"format {FORMAT}. Upgrade it: pip install -U nuriwake."
+        )
+    if not complete:
+        raise UserError(f"{path}: the bundle's header is damaged; 'bundle' and 'aliases' must be mappings.")
+    return header
+
+
+def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Arrays that own their memory, and {name: name of the equal array that shares its memory}."""
+    arrays: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.device, tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            aliases[name] = seen[key]
+            continue
+        seen[key] = name
+        # A fresh copy: safetensors refuses views of one storage, and channels_last arrays.
+        arrays[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return arrays, aliases
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise UserError(f"A bundle's header holds numbers, texts, lists and mappings, found {type(value).__name__}.")

@@ -1,0 +1,162 @@
+"""A bundle comes back whole, and everything that is not one is refused with a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.inference.predictor import Predictor
+from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
+from nuriwake.inference.rules import PostprocessingRule
+from nuriwake.inference.settings import PredictSettings
+from nuriwake.models import build_model
+from nuriwake.weights.bundle import Bundle, ModelSpec, load_predictor, read_bundle, save_bundle
+
+SPEC = ModelSpec("unet", 3, 1, {"width": 4})
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    return build_model(SPEC.name, in_channels=3, classes=1, options=SPEC.options)
+
+
+@pytest.fixture
+def bundle():
+    return Bundle(
+        "semantic",
+        SPEC,
+        LabelSpace(("background", "細胞"), colours=((0, 0, 0), (250, 1, 2))),
+        Preprocessing(resize=ResizeRule(shortest=48, longest=96)),
+        PredictSettings(
+            thresholds=(0.4,), scales=(1.0, 1.25), postprocessing=(PostprocessingRule("drop_small", area=9),)
+        ),
+        metrics={"dice": 0.93, "hd95": None, "per_class": [{"name": "細胞", "iou": np.float64(0.5)}]},
+        licence="CC-BY-4.0",
+        config={"data": {"root": "x"}, "epochs": 3},
+        notes=("made in a test",),
+    )
+
+
+@pytest.fixture
+def path(tmp_path, bundle, model):
+    save_bundle(tmp_path / "run" / "bundle.safetensors", bundle, model)
+    return tmp_path / "run" / "bundle.safetensors"
+
+
+def rewrite(path, change_header=lambda header: header, change_state=lambda state: state):
+    """The bundle at `path` with a changed header or changed arrays."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["nuriwake"])
+    state = load_file(path)
+    save_file(change_state(state), path, metadata={"nuriwake": json.dumps(change_header(header))})
+
+
+def test_everything_comes_back(path, bundle, model):
+    found, state = read_bundle(path)
+    assert found.space == bundle.space
+    assert found.preprocessing == bundle.preprocessing
+    assert found.settings == bundle.settings
+    assert (found.licence, found.notes, found.config) == (bundle.licence, bundle.notes, bundle.config)
+    assert found.metrics["per_class"] == [{"name": "細胞", "iou": 0.5}]
+    assert state.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(state[name], tensor)
+    assert [item.name for item in path.parent.iterdir()] == ["bundle.safetensors"]
+
+
+def test_the_loaded_predictor_answers_the_same(path, bundle, model):
+    image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
+    before = Predictor(model, space=bundle.space, preprocessing=bundle.preprocessing, settings=bundle.settings)
+    for where in (path, path.parent, str(path)):
+        after = load_predictor(where)
+        np.testing.assert_array_equal(after.probabilities(image), before.probabilities(image))
+        np.testing.assert_array_equal(after(image).labels, before(image).labels)
+    assert not after.model.training
+    assert load_predictor(path, settings=PredictSettings()).settings == PredictSettings()
+
+
+def test_arrays_that_share_memory_are_written_once_and_tied_again(tmp_path, bundle, model):
+    weight = torch.randn(3, 4)
+    state = {"a": weight, "b": weight, "part": weight[1:], "turned": weight.T}
+    save_bundle(tmp_path / "b.safetensors", bundle, model, state=state)
+    _, found = read_bundle(tmp_path / "b.safetensors")
+    assert found.keys() == state.keys()
+    assert found["a"].data_ptr() == found["b"].data_ptr()
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor)
+    assert len(load_file(tmp_path / "b.safetensors")) == 3
+
+
+def test_cut_off_and_damaged_files(path):
+    whole = path.read_bytes()
+    for data in (b"", b"nonsense", whole[:5], whole[:200], whole[: len(whole) // 2], whole[:-1], whole + b"x"):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"bundle\.safetensors: no readable safetensors file"):
+            read_bundle(path)
+
+
+def test_foreign_files(tmp_path):
+    with pytest.raises(UserError, match="there is no such bundle"):
+        read_bundle(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match=r"has no bundle\.safetensors"):
+        load_predictor(tmp_path)
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="but no nuriwake bundle"):
+        read_bundle(tmp_path / "a.safetensors")
+
+
+def test_a_newer_format_says_how_to_read_it(path):
+    rewrite(path, lambda header: {**header, "format": 99, "nuriwake": "7.1", "bundle": "of another shape"})
+    with pytest.raises(UserError, match=r"written by nuriwake 7\.1 in format 99; this nuriwake reads up to format 1"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: [],
+        lambda header: {**header, "format": "x"},
+        lambda header: {**header, "bundle": 3},
+        lambda header: {**header, "aliases": {"extra": "nowhere"}},
+        lambda header: {**header, "bundle": {**header["bundle"], "task": 3}},
+        lambda header: {**header, "bundle": {**header["bundle"], "unknown": 3}},
+        lambda header: {**header, "bundle": {**header["bundle"], "space": {"names": ["a", "a"]}}},
+    ],
+)
+def test_a_damaged_header(path, change):
+    rewrite(path, change)
+    with pytest.raises(UserError, match=r"bundle\.safetensors: "):
+        read_bundle(path)
+
+
+def test_arrays_missing_extra_or_misshapen(path):
+    first = sorted(load_file(path))[0]
+    rewrite(path, change_state=lambda state: {name: value for name, value in state.items() if name != first})
+    with pytest.raises(UserError, match=f"1 are missing: {first}"):
+        load_predictor(path)
+    rewrite(path, change_state=lambda state: {**state, first: torch.zeros(7)})
+    with pytest.raises(UserError, match=rf"1 have another shape: {first} \(7,\) instead of"):
+        load_predictor(path)
+
+
+def test_extra_arrays(path):
+    rewrite(path, change_state=lambda state: {**state, "more.weight": torch.zeros(7)})
+    with pytest.raises(UserError, match=r"1 do not belong to it: more\.weight"):
+        load_predictor(path)
+
+
+def test_a_header_that_is_not_json_leaves_the_old_bundle(path, bundle, model):
+    from dataclasses import replace
+
+    old = path.read_bytes()
+    with pytest.raises(UserError, match="write undefined metrics as None"):
+        save_bundle(path, replace(bundle, metrics={"dice": float("nan")}), model)
+    assert path.read_bytes() == old
+    assert len(list(path.parent.iterdir())) == 1
