@@ -1,0 +1,212 @@
+"""Draw -> sample -> tensors -> batch, in workers, with nothing that depends on which worker did it."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.data.samplers import Draw, EpochSampler, PatchSampler
+
+Prepare = Callable[[Sample, np.random.Generator], tuple[np.ndarray, Target | None]]
+"""Sample -> (image (C, H, W) float32, target): augmentation and normalisation. Must not write into the sample."""
+
+View = Callable[[Sequence[Any]], Any]
+"""Targets of a batch -> what the loss takes; `stack_semantic` for label maps."""
+
+
+class Item(NamedTuple):
+    """One prepared sample: image (C, H, W) float32."""
+
+    image: Tensor
+    target: Any
+    name: str
+
+
+class Batch(NamedTuple):
+    """images (B, C, H, W) float32; targets as the `View` made them; names of the samples."""
+
+    images: Tensor
+    targets: Any
+    names: tuple[str, ...]
+
+
+class Failure(NamedTuple):
+    """A UserError on its way from a worker to the main process, which raises it again with its own sentence."""
+
+    message: str
+
+
+class DrawDataset(Dataset[Item | Failure]):
+    """Draws -> items. The random generator of an item is a function of (seed, epoch, position).
+
+    Args:
+        read: index -> sample; `CachedRead` keeps decoded samples.
+        prepare: sample -> (image, target).
+        seed: of the augmentation.
+        patch: cuts a patch, centred as the draw says, before `prepare`; None leaves whole images.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Sample],
+        prepare: Prepare,
+        *,
+        seed: int,
+        patch: PatchSampler | None = None,
+    ) -> None:
+        self.read, self.prepare, self.seed, self.patch = read, prepare, seed, patch
+
+    def __getitem__(self, draw: Draw) -> Item | Failure:
+        """The item of `draw`; a UserError comes back as a `Failure`, because torch would bury it in a traceback."""
+        try:
+            return self.item(draw)
+        except UserError as error:
+            return Failure(str(error))
+
+    def item(self, draw: Draw) -> Item:
+        """The item of `draw`. Raises what reading and preparing raise."""
+        rng = np.random.default_rng([self.seed, draw.epoch, draw.position])
+        sample = self.read(draw.index)
+        if self.patch is not None:
+            sample = self.patch(sample, rng, focus=draw.focus)
+        image, target = self.prepare(sample, rng)
+        return Item(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)), target, sample.name)
+
+
+class CachedRead:
+    """`read` that keeps what it decoded until `budget` bytes are full, per process; picklable, and sent empty.
+
+    Nothing is ever thrown out: an epoch visits every sample about once, so that the oldest is as likely to come next as
+    any other. In a loader of W workers the budget is shared: every worker keeps budget / W.
+    """
+
+    def __init__(self, read: Callable[[int], Sample], budget: int) -> None:
+        self.read, self.budget = read, budget
+        self._kept: dict[int, Sample] = {}
+        self._bytes = 0
+
+    def __call__(self, index: int) -> Sample:
+        """The sample `index`, decoded or kept."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        sample = self.read(index)
+        size = _bytes(sample)
+        worker = get_worker_info()
+        if self._bytes + size <= self.budget // (worker.num_workers if worker else 1):
+            self._kept[index] = sample
+            self._bytes += size
+        return sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}, "_bytes": 0}
+
+
+class Loader(DataLoader[Any]):
+    """torch's DataLoader that raises a worker's UserError as such, and names the usual reasons when a worker dies."""
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, Failure):
+                    raise UserError(batch.message)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+                raise RunError(
+                    "A data loading process was killed, most often because memory (or the shared memory of a container) "
+                    "ran out; use fewer workers or smaller batches."
+                ) from error
+            raise
+
+
+def make_loader(
+    dataset: DrawDataset,
+    sampler: EpochSampler,
+    *,
+    batch_size: int,
+    view: View,
+    workers: int = 0,
+    pin_memory: bool = False,
+    drop_last: bool = False,
+) -> Loader:
+    """Batches of `batch_size` items in the order of `sampler`.
+
+    Workers stay alive between epochs and know nothing of them: the epoch comes with every draw. They ignore Ctrl-C and
+    leave at SIGTERM, since stopping is the main process's business. Everything given is picklable where processes are
+    spawned (Windows, macOS).
+
+    Args:
+        view: targets of a batch -> what the loss takes.
+        workers: processes; 0 reads in this one. The batches are the same.
+        pin_memory: for copies to a CUDA device that overlap with work.
+        drop_last: leave out a last batch of fewer items.
+    """
+    return Loader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=partial(collate, view=view),
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        drop_last=drop_last,
+        worker_init_fn=_start_worker,
+        persistent_workers=workers > 0,
+    )
+
+
+def collate(items: Sequence[Item | Failure], view: View) -> Batch | Failure:
+    """Items -> batch; the first failure among them instead.
+
+    Raises nothing: images of different sizes are a `Failure` that names two of them.
+    """
+    good = [item for item in items if isinstance(item, Item)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, Failure))
+    other = next((item for item in good if item.image.shape != good[0].image.shape), None)
+    if other is not None:
+        return Failure(
+            f"The images of a batch must have one size: '{good[0].name}' is {tuple(good[0].image.shape)} (channels, height, "
+            f"width) but '{other.name}' is {tuple(other.image.shape)}; crop or resize them, or use a batch size of 1."
+        )
+    try:
+        targets = view([item.target for item in good])
+    except UserError as error:
+        return Failure(f"{', '.join(item.name for item in good)}: {error}")
+    return Batch(torch.stack([item.image for item in good]), targets, tuple(item.name for item in good))
+
+
+def stack_semantic(targets: Sequence[Any]) -> Tensor:
+    """Label maps of one size -> (B, H, W) int64, or (B, K, H, W) uint8 when multi-label.
+
+    Raises:
+        UserError: a target that is no label map, or sizes that differ.
+    """
+    maps = [target for target in targets if isinstance(target, SemanticMap)]
+    if len(maps) < len(targets):
+        raise UserError("a label map is needed for every image, and one has none.")
+    sizes = sorted({target.size for target in maps})
+    if len(sizes) > 1:
+        raise UserError(f"the label maps of a batch must have one size, found {sizes}.")
+    labels = torch.from_numpy(np.stack([target.labels for target in maps]))
+    return labels.long() if maps[0].space.exclusive else labels.permute(0, 3, 1, 2).contiguous()
+
+
+def _start_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(0)  # one thread per worker: more would fight with the other workers and the training step
+
+
+def _bytes(sample: Sample) -> int:
+    labels = sample.target.labels.nbytes if isinstance(sample.target, SemanticMap) else 0
+    return sample.image.nbytes + labels

@@ -1,0 +1,227 @@
+"""Which classes a folder of masks holds and how they are coded: the rules, in the order they are tried."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.lookup import did_you_mean
+from nuriwake.data.classes import IGNORE_NAMES, ClassList, class_label
+from nuriwake.data.coding import MaskCoding, from_mapping, identity
+from nuriwake.data.dataset import listed
+from nuriwake.data.observing import Observed, unpack
+
+BINARY = ("background", "foreground")
+LEAST_EXTREMES = 0.97
+"""JPEG masks with at least this share of pixels near 0 or 255 are black and white pictures."""
+
+_TELL = 'name the classes in classes.json ({"classes": ["background", ...]}) or classes.txt'
+
+
+class Decision(NamedTuple):
+    """The classes, the code, and what to tell the user."""
+
+    space: LabelSpace
+    coding: MaskCoding
+    notes: tuple[str, ...]
+
+
+def decide(root: Path, seen: Observed, classes: ClassList, *, threshold: int | None, things: Sequence[str]) -> Decision:
+    """Classes and coding of masks that were `seen`, with what is said of the `classes`.
+
+    Raises:
+        UserError: values that fit no rule or lie beyond the classes; what was found and what to write where.
+    """
+    decision = _decide(root, seen, classes, threshold)
+    notes = list(decision.notes)
+    if classes.source:
+        notes.insert(0, f"{len(classes.names)} classes from {classes.source}.")
+    if seen.files < seen.total:
+        notes.append(
+            f"{seen.files} of {seen.total} masks were looked at, evenly spaced; every one is checked when read."
+        )
+    if seen.stored_as_rgb:
+        notes.append("Masks are grey stored as RGB; one channel is read.")
+    return Decision(_with_things(decision.space, things), decision.coding, tuple(notes))
+
+
+def _decide(root: Path, seen: Observed, classes: ClassList, threshold: int | None) -> Decision:
+    if threshold is not None:
+        return _thresholded(root, classes, threshold, f"Masks are thresholded at {threshold}, as described.")
+    if seen.lossy:
+        return _lossy(root, seen, classes)
+    if seen.colours:
+        return _coloured(root, seen, classes)
+    if classes.values:
+        return _mapped(root, seen, classes)
+    if classes.names:
+        return _named(root, seen, classes)
+    return _unnamed(root, seen, classes)
+
+
+def _thresholded(root: Path, classes: ClassList, threshold: int, note: str) -> Decision:
+    if len(classes.names) not in (0, 2):
+        raise UserError(f"{root}: a threshold makes two classes, but {len(classes.names)} are listed.")
+    return Decision(LabelSpace(classes.names or BINARY), MaskCoding(threshold=threshold), (note,))
+
+
+def _lossy(root: Path, seen: Observed, classes: ClassList) -> Decision:
+    if seen.extremes >= LEAST_EXTREMES and len(classes.names) in (0, 2):
+        return _thresholded(
+            root,
+            classes,
+            128,
+            f"Masks are JPEG, which does not keep values; {seen.extremes:.1%} of their pixels are near 0 or 255, so they are "
+            "read as background (below 128) and foreground.",
+        )
+    raise UserError(
+        f"{root}: masks are JPEG, which changes values, so classes cannot be told apart; save them as PNG, or write "
+        "'threshold: 128' in a YAML description when they are black and white."
+    )
+
+
+def _coloured(root: Path, seen: Observed, classes: ClassList) -> Decision:
+    found = [unpack(value) for value in seen.colours]
+    if not classes.colours:
+        raise UserError(
+            f"{root}: masks are RGB-coded with {len(found)} colours: {listed([str(list(c)) for c in found])}. Say what they "
+            'are in classes.json: {"classes": ["road", ...], "colours": {"road": [128, 64, 128], ..., "ignore": [0, 0, 0]}} '
+            "or in the field 'colours' of a YAML description."
+        )
+    pairs = tuple((colour, _label(name, classes, "colours")) for name, colour in classes.colours.items())
+    known = {colour for colour, _ in pairs}
+    unknown = [str(list(colour)) for colour in found if colour not in known]
+    if unknown:
+        example = seen.colours[next(v for v in seen.colours if unpack(v) not in known)]
+        raise UserError(
+            f"{root}: {len(unknown)} colours of the masks stand for no class: {listed(unknown)} (such as in {example}); add "
+            "them to the colours, as a class or as 'ignore'."
+        )
+    colours = tuple(classes.colours.get(name, (0, 0, 0)) for name in classes.names)
+    return Decision(
+        LabelSpace(classes.names, (), colours),
+        MaskCoding(colours=pairs),
+        (f"Masks are RGB-coded ({len(pairs)} colours).",),
+    )
+
+
+def _mapped(root: Path, seen: Observed, classes: ClassList) -> Decision:
+    labels = {value: _label(name, classes, "values") for value, name in classes.values.items()}
+    ignored = _ignored(classes, labels)
+    coding = from_mapping({**dict.fromkeys(ignored, IGNORE), **labels})
+    _refuse_beyond(root, seen, {value for value, _ in coding.values}, classes)
+    return Decision(LabelSpace(classes.names), coding, ("Mask values mean what the field 'values' says.",))
+
+
+def _named(root: Path, seen: Observed, classes: ClassList) -> Decision:
+    count, values = len(classes.names), set(seen.values)
+    if classes.ignore is None and count == 2 and values <= {0, 255} and 255 in values:
+        return Decision(LabelSpace(classes.names), from_mapping({0: 0, 255: 1}), (_zero_255(),))
+    ignored = _ignored(classes, dict.fromkeys(range(count), 0))
+    known = set(range(count)) | set(ignored)
+    _refuse_beyond(root, seen, known, classes)
+    notes = [f"Mask value {value} is ignored." for value in ignored if value in values]
+    return Decision(LabelSpace(classes.names), identity(count, tuple(ignored)), tuple(notes))
+
+
+def _unnamed(root: Path, seen: Observed, classes: ClassList) -> Decision:
+    values = set(seen.values) - set(classes.ignore or ())
+    ignored = dict.fromkeys(classes.ignore or (), IGNORE)
+    highest = max(values, default=0)
+    if len(values) == 2 and 0 in values and highest in (255, 65535):
+        return _binary({0: 0, highest: 1, **ignored}, _zero_255(highest))
+    if values <= {0, 1}:
+        if len(values) < 2:
+            return _single(seen, values, ignored)
+        return _binary({**ignored, **_void(classes), 0: 0, 1: 1}, "Masks hold 0 and 1: background and foreground.")
+    if values <= {0, 1, 255} and {0, 1} <= values:
+        note = "Masks hold 0, 1 and 255: background, foreground and ignore."
+        return _binary({0: 0, 1: 1, 255: IGNORE, **ignored}, note)
+    if seen.sixteen_bit and not ignored:
+        ids = f"up to {max(seen.highest_each)} in one mask"
+        note = (
+            f"Masks are 16 bit and no classes are named: values are read as instance ids ({ids}), 0 as background and every "
+            f"id as foreground. If the values are classes, {_TELL}."
+        )
+        return Decision(LabelSpace(BINARY), MaskCoding(threshold=1), (note,))
+    if len(values) == 1:
+        return _single(seen, values, ignored)
+    return _numbered(root, seen, values, ignored)
+
+
+def _numbered(root: Path, seen: Observed, values: set[int], ignored: dict[int, int]) -> Decision:
+    """Classes called after their value: every value up to the highest when most occur, else those that occur."""
+    below = sorted(values - {255})
+    dense = below[-1] < 2 * len(below) + 2
+    if dense:
+        names = tuple(f"class_{i}" for i in range(below[-1] + 1))
+        labels = {i: i for i in range(below[-1] + 1)} | ({255: IGNORE} if 255 in values else {})
+        void = "; 255 is ignored" if 255 in values else ""
+        note = f"Masks hold values 0..{below[-1]}{void}. No class names were found; {_TELL}."
+    else:
+        order = sorted(values)
+        if len(order) > IGNORE:
+            raise UserError(f"{root}: masks hold {len(order)} different values; at most {IGNORE} classes are possible.")
+        names = tuple(f"value_{value}" for value in order)
+        labels = {value: label for label, value in enumerate(order)}
+        note = (
+            f"Masks hold the {len(order)} values {listed([str(value) for value in order])}, each read as a class. If that is "
+            "not so, say what they are in the fields 'values' and 'ignore' of a YAML description."
+        )
+    return Decision(LabelSpace(names), from_mapping({**labels, **ignored}), (note,))
+
+
+def _single(seen: Observed, values: set[int], ignored: dict[int, int]) -> Decision:
+    value = next(iter(values), 0)
+    note = f"All {seen.files} masks hold the one value {value}: there is one class only, and nothing to learn."
+    labels = {**ignored, value: 0} if values else {**ignored, **({} if 0 in ignored else {0: 0})}
+    return Decision(LabelSpace((f"class_{value}",)), from_mapping(labels), (note,))
+
+
+def _binary(labels: dict[int, int], note: str) -> Decision:
+    return Decision(LabelSpace(BINARY), from_mapping(labels), (note,))
+
+
+def _zero_255(highest: int = 255) -> str:
+    return f"Masks hold 0 and {highest}: read as background and foreground, not as ignore."
+
+
+def _void(classes: ClassList) -> dict[int, int]:
+    return {255: IGNORE} if classes.ignore is None else {}
+
+
+def _ignored(classes: ClassList, taken: dict[int, int]) -> list[int]:
+    """What is said to be ignored; else 255, where that is no class."""
+    return list(classes.ignore) if classes.ignore is not None else [IGNORE] * (IGNORE not in taken)
+
+
+def _label(name: str, classes: ClassList, field: str) -> int:
+    label = class_label(name, classes.names, IGNORE)
+    if label is None:
+        raise UserError(f"{field}: there is no class '{name}'.{did_you_mean(name, {*classes.names, *IGNORE_NAMES})}")
+    return label
+
+
+def _refuse_beyond(root: Path, seen: Observed, known: set[int], classes: ClassList) -> None:
+    beyond = [value for value in seen.values if value not in known]
+    if not beyond:
+        return
+    count = len(classes.names)
+    hint = ""
+    if not classes.values and min(seen.values) >= 1 and max(set(seen.values) - {255}, default=0) == count:
+        hint = f" Values run from 1 to {count}: labels count from 0, so the masks are shifted by one."
+    elif not classes.values and beyond == [count] and 0 in seen.values:
+        hint = " Is a background class missing at the head of the class list?"
+    raise UserError(
+        f"{root}: mask values beyond the {count} classes of {classes.source or 'the description'} (values 0..{count - 1}): "
+        f"{listed([str(value) for value in beyond])}, such as in {seen.values[beyond[0]]}.{hint} Correct the masks or the "
+        "class list, or say what the values mean in the fields 'values' and 'ignore' of a YAML description."
+    )
+
+
+def _with_things(space: LabelSpace, things: Sequence[str]) -> LabelSpace:
+    for name in things:
+        space.index(name)  # an unknown name is an error with the nearest one
+    flags = tuple(name in things for name in space.names)
+    return LabelSpace(space.names, flags, space.colours, exclusive=space.exclusive)

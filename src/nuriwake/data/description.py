@@ -1,0 +1,85 @@
+"""DataDescription: what a YAML file may say about a data set when it cannot be guessed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.serial import from_plain
+from nuriwake.data.dataset import DataSet
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """The fields of the YAML file; every one may be left out.
+
+    Args:
+        root: the folder of the data, relative to the YAML file; by default the folder of the YAML file.
+        format: a name in `FORMATS`; by default recognised.
+        classes: class names; class i has label i unless `values` or `colours` say otherwise.
+        images, masks: the folders, relative to `root`.
+        mask_suffix: what mask names have more than image names ("_mask"); by default recognised.
+        ignore: raw mask values that count nowhere; by default 255 in masks that do not use it otherwise.
+        values: raw mask value -> class name, or "ignore" ({0: background, 255: membrane}).
+        colours: class name, or "ignore" -> RGB of RGB-coded masks.
+        threshold: masks are grey pictures: from this value on it is foreground (two classes).
+        things: names of the classes that are countable objects.
+        splits: split name -> names, or patterns ("a_*"), or one text file of names, relative to `root`.
+        unpaired: what to do with images without a mask and masks without an image.
+        multi_label: masks/<class>/<name>.png, one yes-or-no mask per class; by default recognised.
+        spacing: the size of a pixel, (height, width).
+        val_share, seed: of the split that is made when none is given; by default those of `open_data`.
+    """
+
+    root: Path | None = None
+    format: str | None = None
+    classes: tuple[str, ...] = ()
+    images: str | None = None
+    masks: str | None = None
+    mask_suffix: str | None = None
+    ignore: int | tuple[int, ...] | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
+    colours: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    threshold: int | None = None
+    things: tuple[str, ...] = ()
+    splits: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
+    unpaired: Literal["refuse", "skip"] = "refuse"
+    multi_label: bool = False
+    spacing: tuple[float, float] = (1.0, 1.0)
+    val_share: float | None = None
+    seed: int | None = None
+
+    @property
+    def ignored(self) -> tuple[int, ...] | None:
+        """The raw values that count nowhere; None when the description does not say."""
+        return (self.ignore,) if isinstance(self.ignore, int) else self.ignore
+
+
+class Format(NamedTuple):
+    """One entry of `FORMATS`: how a layout on disk is recognised and opened."""
+
+    recognise: Callable[[Path], str | None]
+    """Why the folder looks like this format, as the end of "because ...", or None when it does not. Must be quick."""
+
+    open: Callable[[Path, DataDescription], DataSet]
+    """The data set in the folder. Raises UserError."""
+
+
+def read_description(path: Path) -> DataDescription:
+    """The description in the YAML file `path`; its `root` is made absolute.
+
+    Raises:
+        UserError: no YAML, an unknown field (the nearest is named), or a value of another type.
+    """
+    try:
+        plain: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
+    try:
+        read: DataDescription = from_plain(DataDescription, plain)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return from_plain(DataDescription, {**vars(read), "root": (path.parent / (read.root or ".")).resolve()})

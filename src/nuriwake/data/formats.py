@@ -1,0 +1,89 @@
+"""Which format a folder is in, and opening it. A new format is one file and one line in `FORMATS`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.lookup import lookup
+from nuriwake.data.dataset import DataSet
+from nuriwake.data.description import DataDescription, Format, read_description
+
+FORMATS: dict[str, str] = {
+    "mask_folder": "nuriwake.data.mask_folder:FORMAT",
+    "voc": "nuriwake.data.voc:FORMAT",
+}
+"""Format name -> its `Format`."""
+
+
+def open_data(
+    path: Path | str,
+    *,
+    format: str | None = None,  # noqa: A002 (the contract's word)
+    val_share: float = 0.2,
+    seed: int = 0,
+) -> DataSet:
+    """The data set at `path`, a folder whose format is recognised or a YAML file (`DataDescription`).
+
+    Args:
+        format: a name in `FORMATS`, where it is not to be recognised.
+        val_share, seed: of the split that is made where none is given.
+
+    Raises:
+        UserError: nothing there, no format fits or more than one, or the format's own complaints.
+    """
+    path = Path(path)
+    description = DataDescription()
+    root = path
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+        description = read_description(path)
+        root = description.root or path.parent
+    if not root.exists():
+        raise UserError(f"{root}: there is no such folder.")
+    if not root.is_dir():
+        raise UserError(f"{root}: a data set is a folder or a YAML file (.yaml), found another file.")
+    name = format or description.format or _recognised(root, description)
+    return _format(name).open(root, _complete(description, val_share, seed))
+
+
+def recognise(root: Path) -> dict[str, str]:
+    """Every format that fits the folder `root`: name -> the reason, as the end of "because ..."."""
+    reasons = {name: _format(name).recognise(root) for name in FORMATS}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _recognised(root: Path, description: DataDescription) -> str:
+    fitting = recognise(root)
+    if not fitting and description.images and description.masks:
+        return "mask_folder"  # folders of any name, given in the description
+    if not fitting:
+        raise UserError(_nothing_fits(root))
+    if len(fitting) > 1:
+        reasons = "; ".join(f"'{name}' because {reason}" for name, reason in fitting.items())
+        raise UserError(
+            f"{root}: more than one format fits: {reasons}. Choose one with format=NAME (or 'format: NAME')."
+        )
+    return next(iter(fitting))
+
+
+def _nothing_fits(root: Path) -> str:
+    children = sorted(child.name + "/" * child.is_dir() for child in root.iterdir() if not child.name.startswith("."))
+    if not children:
+        return f"{root}: the folder is empty; expected images/ and masks/, or another format of {', '.join(FORMATS)}."
+    more = f" and {len(children) - 8} more" if len(children) > 8 else ""
+    return (
+        f"{root}: no format fits what is in it ({', '.join(children[:8])}{more}); expected images/ and masks/ (with or "
+        f"without train/ and val/), or another format of {', '.join(FORMATS)}. A YAML file with the fields 'images' and "
+        "'masks' can name other folders."
+    )
+
+
+def _format(name: str) -> Format:
+    return lookup(name, FORMATS, "format")
+
+
+def _complete(description: DataDescription, val_share: float, seed: int) -> DataDescription:
+    return replace(
+        description,
+        val_share=val_share if description.val_share is None else description.val_share,
+        seed=seed if description.seed is None else description.seed,
+    )

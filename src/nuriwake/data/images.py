@@ -1,0 +1,239 @@
+"""Reading images and masks, writing label PNG. Every file is checked before it is decoded and must be complete."""
+
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import atomic_path
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.data.headers import MAX_PIXELS, ImageHeader, jpeg_scan_start, parse_header
+
+IGNORE_COLOUR = (224, 224, 192)
+"""How `IGNORE` is drawn in label PNG: the colour of void in Pascal VOC."""
+
+
+def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = False) -> np.ndarray:
+    """The image at `path`: (H, W, C), uint8, uint16 or float32, RGB where it has colours, upright (EXIF applied).
+
+    Grey gives C = 1. A TIFF keeps all its channels as stored; 1-bit TIFF gives 0 and 255, float64 becomes float32.
+
+    Args:
+        limit: the most pixels a file may declare.
+        keep_alpha: keep the alpha channel of PNG, WebP and BMP as the last one; by default it is dropped.
+
+    Raises:
+        UserError: missing, no image, truncated, damaged, too large, or of an unsupported type; the file is named.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    header = parse_header(data, path, limit=limit)
+    if header.kind == "tiff" and not header.palette:
+        array = _supported(_tiff(data, path, header), path)
+    else:
+        array = _colours(_opencv(data, path, header), header, keep_alpha=keep_alpha)
+    return np.ascontiguousarray(_upright(array, header.orientation))
+
+
+def read_mask(path: str | Path, *, limit: int = MAX_PIXELS) -> np.ndarray:
+    """The raw values of the mask at `path`: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB where colours are the code.
+
+    A palette PNG gives its indices; grey of 1, 2 or 4 bits gives 0..15 at most; the EXIF orientation is applied.
+
+    Raises:
+        UserError: as `read_image`, and for transparency, more than 3 channels, or values beyond 16 bits.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    header = parse_header(data, path, limit=limit)
+    if header.kind == "tiff":
+        array = _whole_numbers(_tiff(data, path, header), path)
+    elif header.palette or header.bits < 8:
+        array = _indices(data, path, header)
+    else:
+        array = _opaque(_colours(_opencv(data, path, header), header, keep_alpha=header.alpha), path, header)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and (array.shape[2] != 3 or array.dtype != np.uint8):
+        raise UserError(
+            f"{path}: a mask has one channel, or three of 8 bits (RGB-coded), found {array.shape[2]} of {array.dtype}."
+        )
+    return np.ascontiguousarray(_upright(array, header.orientation))
+
+
+def write_label_png(path: str | Path, labels: np.ndarray, space: LabelSpace) -> None:
+    """Write `labels` (H, W) uint8 of an exclusive `space` as a palette PNG, atomically: indices are the labels.
+
+    The palette holds the colours of `space`; `IGNORE` (255) is drawn in `IGNORE_COLOUR`.
+    """
+    if not space.exclusive or labels.ndim != 2 or labels.dtype != np.uint8:
+        raise UserError(
+            f"{path}: one label PNG holds uint8 labels (H, W) of exclusive classes, found {labels.dtype} {labels.shape}; "
+            "multi-label maps are written with write_layer_pngs."
+        )
+    _save_palette(Path(path), labels, [*space.colours, *[(0, 0, 0)] * (IGNORE - len(space)), IGNORE_COLOUR])
+
+
+def write_layer_pngs(folder: str | Path, name: str, labels: np.ndarray, space: LabelSpace) -> tuple[Path, ...]:
+    """Write `labels` (H, W, len(space)) uint8 as `folder/<class>/<name>.png`, one palette PNG (0, 1, `IGNORE`) each.
+
+    This is the multi-label layout that `open_data` reads.
+    """
+    paths = tuple(Path(folder) / each.replace("/", "_") / f"{name}.png" for each in space.names)
+    for index, path in enumerate(paths):
+        colours = [(0, 0, 0), space.colours[index], *[(0, 0, 0)] * (IGNORE - 2), IGNORE_COLOUR]
+        _save_palette(path, np.ascontiguousarray(labels[..., index]), colours)
+    return paths
+
+
+def _save_palette(path: Path, indices: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> None:
+    image = Image.fromarray(indices, mode="L").convert("L")
+    image.putpalette([value for colour in colours for value in colour])
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _opencv(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
+    """Decoded by OpenCV, BGR(A) or grey, not turned."""
+    _check_complete(data, path, header)
+    # A JPEG of three or four components (CMYK) becomes BGR; everything else comes as stored.
+    colour = header.kind == "jpeg" and header.channels == 3
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if colour else cv2.IMREAD_UNCHANGED
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        array = None
+    if array is None:
+        raise UserError(f"{path}: the image cannot be decoded; the file is damaged. Copy or download it again.")
+    return array
+
+
+def _check_complete(data: bytes, path: Path, header: ImageHeader) -> None:
+    """OpenCV fills the rest of a truncated JPEG with grey, silently in some versions; so look for the end ourselves."""
+    complete = True
+    if header.kind == "jpeg":
+        # After the first scan 0xFF is stuffed, so this pair of bytes can only be the end marker (not a thumbnail's).
+        complete = data.find(b"\xff\xd9", jpeg_scan_start(data)[0]) >= 0
+    elif header.kind == "png":
+        complete = _png_ends(data)
+    if not complete:
+        raise UserError(f"{path}: the image ends before its end marker (truncated); copy or download it again.")
+
+
+def _png_ends(data: bytes) -> bool:
+    offset = 8
+    while offset + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, offset)
+        if name == b"IEND":
+            return True
+        offset += 12 + length
+    return False
+
+
+def _colours(array: np.ndarray, header: ImageHeader, *, keep_alpha: bool) -> np.ndarray:
+    """BGR(A) or grey of OpenCV -> (H, W, C) RGB(A) or grey with the channels the header promises."""
+    stored = 1 if array.ndim == 2 else array.shape[2]
+    if header.channels == 1:
+        grey = array if stored == 1 else array[..., 0]  # grey with alpha comes as BGRA with equal colours
+        return np.dstack([grey, array[..., 3]]) if keep_alpha and stored == 4 else grey[..., None]
+    if stored == 1:
+        return cv2.cvtColor(array, cv2.COLOR_GRAY2RGB)
+    if stored == 4:
+        return cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if keep_alpha else cv2.COLOR_BGRA2RGB)
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def _opaque(array: np.ndarray, path: Path, header: ImageHeader) -> np.ndarray:
+    if not header.alpha or array.shape[2] not in (2, 4):
+        return array
+    alpha = array[..., -1]
+    if int(alpha.min()) != int(alpha.max()):
+        raise UserError(f"{path}: the mask has transparent pixels; save it without an alpha channel.")
+    return array[..., :-1]
+
+
+def _indices(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
+    """Palette indices, or grey of fewer than 8 bits unscaled: Pillow keeps both, OpenCV does not."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            array = np.asarray(image).astype(np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: the mask cannot be decoded ({error}); copy or download it again.") from error
+    scaled = header.kind == "png" and not header.palette and header.bits in (2, 4)
+    return array // (255 // (2**header.bits - 1)) if scaled else array
+
+
+def _tiff(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
+    """(H, W, C) as stored, by tifffile: OpenCV drops the channels beyond the first of many multi-channel files."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            axes = file.series[0].get_axes(squeeze=True)
+            array = file.series[0].asarray(squeeze=True)
+            inverted = int(file.pages.first.photometric) == 0
+    except Exception as error:  # tifffile raises whatever its decoders raise
+        array, axes, inverted = _compressed_tiff(data, path, header, error), "YXS", False
+    if array.size == 0:
+        raise UserError(f"{path}: the TIFF holds no pixels; the file is damaged.")
+    order = [axes.index(axis) for axis in axes if axis in "YX"] + [i for i, axis in enumerate(axes) if axis not in "YX"]
+    array = array.transpose(order).reshape(*(array.shape[i] for i in order[:2]), -1)
+    if inverted and array.dtype.kind in "ub":  # "white is zero"
+        array = ~array if array.dtype.kind == "b" else np.iinfo(array.dtype).max - array
+    return array
+
+
+def _compressed_tiff(data: bytes, path: Path, header: ImageHeader, error: Exception) -> np.ndarray:
+    """OpenCV knows LZW and JPEG inside TIFF, and reads one or three channels faithfully."""
+    missing_codec = "imagecodecs" in str(error)
+    array = None
+    if missing_codec and header.channels in (1, 3) and not header.palette:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is not None:
+        return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+    if missing_codec:
+        raise UserError(f"{path}: {error}; install it with `pip install imagecodecs`, or save without compression.")
+    raise UserError(f"{path}: the TIFF cannot be decoded ({error}); the file is damaged or truncated.") from error
+
+
+def _supported(array: np.ndarray, path: Path) -> np.ndarray:
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    raise UserError(f"{path}: an image is uint8, uint16 or float32, found {array.dtype}; convert it to one of these.")
+
+
+def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
+    if array.dtype == np.bool_ or array.dtype == np.uint8:
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{path}: a mask holds whole numbers, found {array.dtype}; save it as 8 or 16 bit.")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise UserError(f"{path}: mask values must lie in 0..65535, found {low}..{high}.")
+    return array.astype(np.uint16)
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """`array` (H, W, ...) turned and mirrored as EXIF orientation 1..8 says (Exif 2.32, tag 274)."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    # What is left after the transposition: flip rows for 3, 4, 7, 8 and columns for 2, 3, 6, 7.
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return array[rows, columns]

@@ -1,0 +1,158 @@
+"""Where the images and the masks of a folder lie, and which belong together."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nuriwake.core.errors import UserError
+from nuriwake.data.assembly import split_name
+from nuriwake.data.dataset import listed
+from nuriwake.data.headers import IMAGE_SUFFIXES
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "groundtruth", "ground_truth")
+
+# What names have more than the bare one: (prefix, suffix). The bare name comes first, so that it wins ties.
+_IMAGE_AFFIXES = (("", ""), ("", "_image"), ("", "_img"), ("", "_sat"), ("image_", ""), ("img_", ""))
+_MASK_AFFIXES = (
+    ("", ""), ("", "_mask"), ("", "-mask"), ("", ".mask"), ("", "_masks"), ("", "_label"), ("", "_labels"), ("", "_seg"),
+    ("", "_segmentation"), ("", "_gt"), ("", "_L"), ("mask_", ""), ("label_", ""), ("gt_", ""), ("seg_", ""),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Split name ("" for none) -> (folder of images, folder of masks); and splits that have images only."""
+
+    parts: Mapping[str, tuple[Path, Path]]
+    maskless: tuple[str, ...] = ()
+
+
+def find_layout(root: Path, images: str | None = None, masks: str | None = None) -> Layout | None:
+    """images/ + masks/, images/train + masks/train, or train/images + train/masks below `root`; None when there is none.
+
+    Args:
+        images, masks: the names of the folders where they are not among `IMAGE_FOLDERS` and `MASK_FOLDERS`.
+    """
+    image_folder, mask_folder = _child(root, images, IMAGE_FOLDERS), _child(root, masks, MASK_FOLDERS)
+    if image_folder and mask_folder:
+        image_splits, mask_splits = _split_folders(image_folder), _split_folders(mask_folder)
+        shared = {name: (folder, mask_splits[name]) for name, folder in image_splits.items() if name in mask_splits}
+        maskless = tuple(sorted(set(image_splits) - set(shared)))
+        return Layout(shared, maskless) if shared else Layout({"": (image_folder, mask_folder)})
+    parts: dict[str, tuple[Path, Path]] = {}
+    maskless = []
+    for name, folder in _split_folders(root).items():
+        image_folder, mask_folder = _child(folder, images, IMAGE_FOLDERS), _child(folder, masks, MASK_FOLDERS)
+        if image_folder and mask_folder:
+            parts[name] = (image_folder, mask_folder)
+        elif image_folder:
+            maskless.append(name)
+    return Layout(parts, tuple(maskless)) if parts else None
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """Every image file below `folder`: path without suffix, relative, with `/` -> file, sorted.
+
+    Raises:
+        UserError: two files of one name (a.jpg and a.png).
+    """
+    files: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122 (half the time of Path on 100,000 files)
+            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                path = Path(parent) / name
+                key = (Path(parent) / stem).relative_to(folder).as_posix()
+                if key in files:
+                    raise UserError(f"{path}: there is also {files[key].name}; one name must be one image.")
+                files[key] = path
+    return files
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image file somewhere below `folder`; stops at the first."""
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names):  # noqa: PTH122
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Keys of images and masks that belong together.
+
+    Args:
+        pairs: image key -> mask key.
+        affix: what mask names have more, as found ("_mask"), or "".
+        images_alone, masks_alone: keys without a counterpart.
+    """
+
+    pairs: Mapping[str, str]
+    affix: str
+    images_alone: tuple[str, ...]
+    masks_alone: tuple[str, ...]
+
+
+def pair(images: Mapping[str, Path], masks: Mapping[str, Path], suffix: str | None = None) -> Pairing:
+    """Match by name, or by the one common affix (`suffix`, or of the usual ones) that matches the most."""
+    best: tuple[dict[str, str], str] = ({}, "")
+    mask_affixes = _MASK_AFFIXES if suffix is None else (("", suffix),)
+    for image_affix in _IMAGE_AFFIXES:
+        bare = {_bare(key, image_affix): key for key in images}
+        for mask_affix in mask_affixes:
+            found = {bare[name]: key for key in masks if (name := _bare(key, mask_affix)) in bare and name is not None}
+            if len(found) > len(best[0]):
+                best = found, " and ".join(part for part in mask_affix if part)
+            if len(found) == len(images) == len(masks):
+                break
+        if len(best[0]) == len(images):
+            break
+    paired = set(best[0].values())
+    return Pairing(
+        best[0],
+        best[1],
+        tuple(key for key in images if key not in best[0]),
+        tuple(key for key in masks if key not in paired),
+    )
+
+
+def refuse_unpaired(root: Path, pairing: Pairing) -> None:
+    """Raises UserError that lists up to ten names of each kind, when something has no counterpart."""
+    parts: list[str] = []
+    if pairing.images_alone:
+        parts.append(f"{len(pairing.images_alone)} images have no mask: {listed(pairing.images_alone)}")
+    if pairing.masks_alone:
+        parts.append(f"{len(pairing.masks_alone)} masks have no image: {listed(pairing.masks_alone)}")
+    if parts:
+        raise UserError(
+            f"{root}: {'; '.join(parts)}. An image and its mask have the same name; complete them, or write "
+            "'unpaired: skip' in a YAML description to leave them out."
+        )
+
+
+def _bare(key: str, affix: tuple[str, str]) -> str | None:
+    folder, _, name = key.rpartition("/")
+    prefix, suffix = affix
+    if not (name.startswith(prefix) and name.endswith(suffix) and len(name) > len(prefix) + len(suffix)):
+        return None
+    name = name[len(prefix) : len(name) - len(suffix)]
+    return f"{folder}/{name}" if folder else name
+
+
+def _child(folder: Path, given: str | None, usual: tuple[str, ...]) -> Path | None:
+    if given is not None:
+        return folder / given if (folder / given).is_dir() else None
+    children = {child.name.lower(): child for child in _folders(folder)}
+    return next((children[name] for name in usual if name in children), None)
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    return {name: child for child in _folders(folder) if (name := split_name(child.name)) is not None}
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))

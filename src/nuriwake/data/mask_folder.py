@@ -1,0 +1,169 @@
+"""Mask folders: images/ beside masks/, with or without split folders, an image and its mask of the same name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.targets import SemanticMap
+from nuriwake.data.assembly import assemble
+from nuriwake.data.classes import ClassList, find_classes
+from nuriwake.data.coding import MaskCoding, from_mapping
+from nuriwake.data.dataset import DataSet, Record, listed
+from nuriwake.data.deciding import decide
+from nuriwake.data.description import DataDescription, Format
+from nuriwake.data.headers import image_header
+from nuriwake.data.images import read_mask
+from nuriwake.data.layout import Layout, Pairing, find_layout, holds_images, image_files, pair, refuse_unpaired
+from nuriwake.data.observing import observe
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """record.target is the path of the mask."""
+
+    space: LabelSpace
+    coding: MaskCoding
+
+    def __call__(self, record: Record) -> SemanticMap | None:
+        """The label map, or None where the record has no mask."""
+        if record.target is None:
+            return None
+        return SemanticMap(self.coding(read_mask(record.target), record.target), self.space)
+
+
+@dataclass(frozen=True)
+class LayerReader:
+    """record.target holds one path per class, or None where the class is absent."""
+
+    space: LabelSpace
+    coding: MaskCoding
+
+    def __call__(self, record: Record) -> SemanticMap:
+        """The multi-label map (H, W, len(space))."""
+        layers: list[np.ndarray | None] = [
+            None if path is None else self.coding(read_mask(path), path) for path in record.target
+        ]
+        sizes = {layer.shape for layer in layers if layer is not None} or {image_header(record.image).size}
+        if len(sizes) > 1:
+            raise UserError(f"{record.image}: the masks of its classes have different sizes: {sorted(sizes)}.")
+        absent = np.zeros(next(iter(sizes)), np.uint8)
+        return SemanticMap(np.dstack([absent if layer is None else layer for layer in layers]), self.space)
+
+
+def recognise(root: Path) -> str | None:
+    """Because there are folders of images and of masks."""
+    layout = find_layout(root)
+    if layout is None:
+        return None
+    images, masks = next(iter(layout.parts.values()))
+    if not holds_images(masks) or not holds_images(images) or any(masks.glob("*.json")):
+        return None
+    return f"it has {images.relative_to(root)}/ and {masks.relative_to(root)}/ with images in both"
+
+
+def open_folder(root: Path, description: DataDescription) -> DataSet:
+    """The data set below `root`. Raises UserError for whatever does not fit together."""
+    layout = find_layout(root, description.images, description.masks)
+    if layout is None:
+        wanted = f"{description.images or 'images'}/ and {description.masks or 'masks'}/"
+        raise UserError(f"{root}: there are no folders {wanted}, with or without train/ and val/ in or above them.")
+    files = {split: (image_files(images), image_files(masks)) for split, (images, masks) in layout.parts.items()}
+    for (images, masks), (folder, mask_folder) in zip(files.values(), layout.parts.values(), strict=True):
+        for found, where in ((images, folder), (masks, mask_folder)):
+            if not found:
+                raise UserError(f"{where}: the folder holds no image (JPEG, PNG, TIFF, BMP or WebP).")
+    classes = find_classes(root, description)
+    notes = [f"The split '{name}' has no masks; it is left out." for name in layout.maskless]
+    if description.multi_label or any(_is_layered(*part) for part in files.values()):
+        return _open_layers(root, layout, files, classes, description, notes)
+    return _open_masks(root, layout, files, classes, description, notes)
+
+
+FORMAT = Format(recognise, open_folder)
+
+Files = Mapping[str, tuple[dict[str, Path], dict[str, Path]]]
+
+
+def _open_masks(
+    root: Path, layout: Layout, files: Files, classes: ClassList, description: DataDescription, notes: list[str]
+) -> DataSet:
+    splits: dict[str, list[Record]] = {}
+    for split, (images, masks) in files.items():
+        pairing = pair(images, masks, description.mask_suffix)
+        _unpaired(layout.parts[split][0].parent, pairing, description, notes)
+        if pairing.affix:
+            notes.append(f"Mask names have '{pairing.affix}' more than image names.")
+        splits[split] = [
+            Record(_name(split, key), images[key], masks[mask]) for key, mask in sorted(pairing.pairs.items())
+        ]
+    pairs = [(record.image, record.target) for part in splits.values() for record in part]
+    if not pairs:
+        raise UserError(f"{root}: no image with a mask was found.")
+    decision = decide(root, observe(pairs), classes, threshold=description.threshold, things=description.things)
+    notes.extend(decision.notes)
+    reader = MaskReader(decision.space, decision.coding)
+    unique = tuple(dict.fromkeys(notes))
+    return assemble(root, "mask_folder", reader.space, splits, reader=reader, description=description, notes=unique)
+
+
+def _is_layered(images: dict[str, Path], masks: dict[str, Path]) -> bool:
+    """Whether masks lie in masks/<class>/<name>: every one is an image's name below one further folder."""
+    if any(key in images for key in masks):
+        return False
+    return all("/" in key and key.partition("/")[2] in images for key in masks)
+
+
+def _open_layers(
+    root: Path, layout: Layout, files: Files, classes: ClassList, description: DataDescription, notes: list[str]
+) -> DataSet:
+    found = sorted({key.partition("/")[0] for _, masks in files.values() for key in masks if "/" in key})
+    names = classes.names or tuple(found)
+    unknown = sorted(set(found) - set(names))
+    if unknown or not found:
+        raise UserError(
+            f"{root}: multi-label masks lie in masks/<class>/<name>.png; found the folders {listed(found) or 'none'}, the "
+            f"classes are {listed(names) or 'none'}."
+        )
+    space = LabelSpace(names, exclusive=False)
+    splits: dict[str, list[Record]] = {}
+    for split, (images, masks) in files.items():
+        covered = {key.partition("/")[2]: key.partition("/")[2] for key in masks}
+        alone = tuple(key for key in images if key not in covered)
+        _unpaired(root, Pairing({}, "", alone, tuple(key for key in covered if key not in images)), description, notes)
+        splits[split] = [
+            Record(_name(split, key), images[key], tuple(masks.get(f"{name}/{key}") for name in names))
+            for key in sorted(set(images) & set(covered))
+        ]
+    records = [record for part in splits.values() for record in part]
+    pairs = [(record.image, path) for record in records for path in record.target if path is not None]
+    seen = observe(pairs)
+    if not set(seen.values) <= {0, 1, 255} or seen.colours:
+        beyond = next(value for value in [*seen.values, *seen.colours] if value not in (0, 1, 255) or seen.colours)
+        example = {**seen.values, **seen.colours}[beyond]
+        raise UserError(f"{example}: the mask of one class holds 0 and 255, or 0, 1 and 255 (ignore); found {beyond}.")
+    whole = 1 not in seen.values and 255 in seen.values
+    coding = from_mapping({0: 0, 255: 1} if whole else {0: 0, 1: 1, 255: IGNORE})
+    absent = sum(path is None for record in records for path in record.target)
+    notes.append(f"One folder of masks per class: multi-label, {len(names)} classes ({listed(names)}).")
+    notes.append("Masks hold 0 and 255 (yes)." if whole else "Masks hold 0 and 1 (yes); 255 is ignored.")
+    if absent:
+        notes.append(f"{absent} of {len(records) * len(names)} masks do not exist; the class counts as absent there.")
+    reader = LayerReader(space, coding)
+    return assemble(root, "mask_folder", space, splits, reader=reader, description=description, notes=notes)
+
+
+def _unpaired(where: Path, pairing: Pairing, description: DataDescription, notes: list[str]) -> None:
+    if description.unpaired == "refuse":
+        refuse_unpaired(where, pairing)
+        return
+    for names, what in ((pairing.images_alone, "images have no mask"), (pairing.masks_alone, "masks have no image")):
+        if names:
+            notes.append(f"{len(names)} {what} and are left out, as described: {listed(names)}.")
+
+
+def _name(split: str, key: str) -> str:
+    return f"{split}/{key}" if split else key
