@@ -1,0 +1,149 @@
+"""Sensible values for what the user left open, each with its reason in one line."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.serial import to_plain
+from nuriwake.engine.config import RunConfig, flatten, override
+from nuriwake.engine.facts import DataFacts, MachineFacts
+from nuriwake.engine.precision import choose_precision
+from nuriwake.engine.run import Choice
+from nuriwake.losses.terms import parse_terms
+from nuriwake.tasks import get_task
+
+CACHE_MIB = 2048
+"""Decoded images are kept when all of them fit into this."""
+
+
+@dataclass
+class _Choices:
+    config: RunConfig
+    made: list[Choice] = field(default_factory=list[Choice])
+
+    def offer(self, name: str, value: Any, reason: str) -> None:
+        """Fill the field `name` unless it holds a value already."""
+        if flatten(to_plain(self.config)).get(name) in (None, "auto"):
+            self.config = override(self.config, {name: value})
+            self.made.append(Choice(name, value, reason))
+
+
+def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[RunConfig, list[Choice]]:
+    """`config` with every gap filled that a run needs, and what was chosen.
+
+    Raises:
+        UserError: a field that does not suit the data or the machine.
+    """
+    choices = _Choices(config)
+    _choose_task(choices, data)
+    _choose_machine(choices, data, machine)
+    _choose_crop(choices, data)
+    _choose_batch(choices, data, machine)
+    _choose_length(choices, data, machine)
+    _choose_augmentation(choices, data)
+    _choose_class_weights(choices, data)
+    _check(choices.config, machine)
+    return choices.config, choices.made
+
+
+def _choose_task(choices: _Choices, data: DataFacts) -> None:
+    task = get_task(choices.config.task)
+    name = task.headline_name(data.space, choices.config.evaluation.metric)
+    kind = "two classes" if data.space.binary else f"{len(data.space)} classes"
+    choices.offer("evaluation.metric", name, f"the usual headline score for {kind}")
+
+
+def _choose_machine(choices: _Choices, data: DataFacts, machine: MachineFacts) -> None:
+    choices.offer(
+        "device", str(machine.device), "a GPU is there" if machine.device.type == "cuda" else "no GPU is there"
+    )
+    choices.offer("precision", *choose_precision(machine.device))
+    if machine.device.type == "cuda":
+        workers, why = min(machine.cores, 16), "one reader per core keeps the GPU busy"
+    elif machine.cores > 2:
+        workers, why = 1, "the CPU is busy with the network; one process prepares the next batch"
+    else:
+        workers, why = 0, f"{machine.cores} cores: a reader of its own would take from the network what it gives"
+    choices.offer("data.workers", workers, why)
+    mib = data.decoded_bytes // 2**20 + 1
+    copies = max(1, choices.config.data.workers or 0)
+    small = mib * copies <= CACHE_MIB
+    choices.offer(
+        "data.cache_mib",
+        mib if small else 0,
+        f"all training images fit decoded into {mib} MiB"
+        if small
+        else f"decoded, the images take {mib} MiB: too much to keep",
+    )
+
+
+def _choose_crop(choices: _Choices, data: DataFacts) -> None:
+    longest = 512 if choices.config.device.startswith("cuda") else 320
+    side = min(longest, max(64, -(-min(data.height, data.width) // 32) * 32))
+    why = (
+        f"images of {data.height}x{data.width}"
+        if side < longest
+        else f"the images are larger; {longest} shows enough context"
+    )
+    choices.offer("augmentation.crop_size", side, f"{why}, a multiple of 32")
+
+
+def _choose_batch(choices: _Choices, data: DataFacts, machine: MachineFacts) -> None:
+    size, why = 8, "steady batch statistics at a moderate cost per step"
+    if machine.gpu_bytes >= 20 * 2**30:
+        size, why = 16, "the GPU has memory to spare"
+    if size > data.train:
+        size, why = max(1, data.train), f"there are only {data.train} training images"
+    size = max(machine.world, size - size % machine.world)
+    choices.offer("batch_size", size, why)
+
+
+def _choose_length(choices: _Choices, data: DataFacts, machine: MachineFacts) -> None:
+    config = choices.config
+    if (config.epochs, config.steps, config.budget) != (None, None, None):
+        return
+    if machine.device.type == "cpu":
+        choices.offer("budget", "30m", "on a CPU time is the limit; give epochs, steps or another budget")
+        return
+    steps = min(20_000, max(2_000, 40 * data.train // (config.batch_size or 8)))
+    choices.offer("steps", steps, "about 40 passes over the images, at least 2,000 and at most 20,000 steps")
+
+
+def _choose_augmentation(choices: _Choices, data: DataFacts) -> None:
+    if data.channels > 3:
+        name, why = "satellite", f"{data.channels} channels are usually taken from above"
+    elif data.grey:
+        name, why = "medical", "grey images are usually micrographs or scans, which have no up"
+    else:
+        name, why = "natural", "colour photographs"
+    choices.offer("augmentation.preset", name, why)
+    if choices.config.augmentation.preset == "natural":
+        choices.offer("augmentation.scale", [0.6, 1.8], "objects come at all distances")
+
+
+def _choose_class_weights(choices: _Choices, data: DataFacts) -> None:
+    present = [count for count in data.class_pixels if count]
+    ratio = max(present) / min(present) if present else 1.0
+    overlap = {"dice", "jaccard", "tversky", "focal_tversky", "lovasz"} & set(parse_terms(choices.config.loss.terms))
+    if ratio > 1000 and not overlap:
+        choices.offer(
+            "loss.class_weights", "log", f"the rarest class has {ratio:,.0f} times fewer pixels than the commonest"
+        )
+    elif ratio > 1000:
+        choices.offer(
+            "loss.class_weights", "none", f"classes differ {ratio:,.0f}-fold, which the overlap term evens out"
+        )
+    else:
+        choices.offer(
+            "loss.class_weights", "none", f"classes differ {ratio:,.0f}-fold in pixels, which needs no weights"
+        )
+
+
+def _check(config: RunConfig, machine: MachineFacts) -> None:
+    size = config.batch_size or 1
+    if size % machine.world:
+        raise UserError(
+            f"batch_size: {size} images do not divide among {machine.world} processes; give a multiple of {machine.world}."
+        )
+    if config.precision == "fp16" and machine.device.type != "cuda":
+        raise UserError("precision: fp16 needs a CUDA GPU; on the CPU use bf16 or fp32.")

@@ -1,0 +1,187 @@
+"""Evaluation of a predictor on a split: the same path from image to prediction as everywhere, and every image's score."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import Target
+from nuriwake.data.dataset import DataSet, Record
+from nuriwake.engine.distribution import Team
+from nuriwake.inference.predictor import Predictor
+from nuriwake.inference.thresholds import ThresholdHistogram
+from nuriwake.tasks import Task
+
+ALONE = Team(0, 1, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """The scores of one image; a score that the image does not have (no such class in it) is None."""
+
+    name: str
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metric: the name of the headline score.
+        scores: headline scores by name; None where nothing was counted.
+        per_class: class name -> its scores.
+        confusion: the confusion matrix, rows are the truth: (K, K), or (K, 2, 2) when multi-label.
+        images: every image, in the order of the split.
+        thresholds: the best per class, found on these images; empty when they were not looked for.
+        seconds: it took.
+    """
+
+    metric: str
+    scores: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
+    confusion: list[Any]
+    images: tuple[ImageScore, ...]
+    thresholds: tuple[float, ...] = field(default=())
+    seconds: float = 0.0
+
+    @property
+    def headline(self) -> float:
+        """The headline score; -inf when nothing was counted, so that anything is better."""
+        value = self.scores.get(self.metric)
+        return -math.inf if value is None else value
+
+    def ranked(self) -> list[ImageScore]:
+        """The images that have the headline score, worst first."""
+        scored = [image for image in self.images if image.scores.get(self.metric) is not None]
+        return sorted(scored, key=lambda image: (image.scores[self.metric], image.name))
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, with the names of the twelve worst and best images."""
+        ranked = [image.name for image in self.ranked()]
+        return {
+            "metric": self.metric,
+            "scores": self.scores,
+            "per_class": self.per_class,
+            "confusion": self.confusion,
+            "thresholds": list(self.thresholds),
+            "seconds": round(self.seconds, 3),
+            "worst": ranked[:12],
+            "best": ranked[::-1][:12],
+            "images": [{"name": image.name, **image.scores} for image in self.images],
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """How to evaluate.
+
+    Attributes:
+        task: its metric and view of the truth.
+        metric: the name of the headline score.
+        boundary: boundary scores as well.
+        thresholds: look for the best thresholds in the same pass.
+        team: the processes that share the images.
+    """
+
+    task: Task
+    metric: str
+    boundary: bool = False
+    thresholds: bool = False
+    team: Team = ALONE
+
+
+def evaluate(
+    predictor: Predictor,
+    data: DataSet,
+    records: Sequence[Record],
+    *,
+    request: EvaluationRequest,
+    read: Callable[[Record], Sample] | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Evaluate `predictor` on `records` of `data`.
+
+    Args:
+        read: instead of `data.read`, for instance one that keeps decoded images.
+        tick: called with the number of images done so far by this process.
+
+    Raises:
+        UserError: no images, an image without truth, or other classes than the predictor's.
+    """
+    started = time.perf_counter()
+    check_space(predictor, data)
+    team = request.team
+    metric = request.task.metric(data.space, boundary=request.boundary)
+    histogram = ThresholdHistogram(data.space) if request.thresholds else None
+    images: list[tuple[int, ImageScore]] = []
+    for index in range(team.rank, len(records), team.world):
+        sample = (read or data.read)(records[index])
+        truth = _truth(sample, request.task)
+        prediction = predictor(sample.image, watch=_watch(histogram, truth))
+        scores = metric.update(prediction, truth)
+        images.append((index, ImageScore(sample.name, {name: _number(value) for name, value in scores.items()})))
+        if tick is not None:
+            tick(len(images))
+    metric.load_sum(team.gather(metric.counts()))
+    found = _thresholds(histogram, team)
+    every = sorted((item for part in team.gather(images) for item in part), key=lambda item: item[0])
+    report = metric.report()
+    return Evaluation(
+        metric=request.metric,
+        scores=report["headline"],  # pyright: ignore[reportArgumentType]
+        per_class=report["per_class"],  # pyright: ignore[reportArgumentType]
+        confusion=report["confusion"],  # pyright: ignore[reportArgumentType]
+        images=tuple(image for _, image in every),
+        thresholds=found,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def wants_thresholds(data: DataSet) -> bool:
+    """Thresholds are chosen for yes-or-no questions: binary and multi-label classes."""
+    return data.space.binary or not data.space.exclusive
+
+
+def check_space(predictor: Predictor, data: DataSet) -> None:
+    """Raises UserError when the data have other classes than the model."""
+    one, other = predictor.space, data.space
+    if one.names != other.names or one.exclusive != other.exclusive:
+        raise UserError(
+            f"{data.root}: the data have the classes {', '.join(other.names)}, but the model knows {', '.join(one.names)}; "
+            "evaluate on data with the model's classes."
+        )
+
+
+def _truth(sample: Sample, task: Task) -> Target:
+    if sample.target is None:
+        raise UserError(f"{sample.source or sample.name}: this image has no truth, so it cannot be evaluated.")
+    return task.view(sample.target)
+
+
+def _watch(histogram: ThresholdHistogram | None, truth: Target) -> Callable[[int, torch.Tensor], None] | None:
+    if histogram is None:
+        return None
+
+    def look(top: int, strip: torch.Tensor) -> None:
+        histogram.update(strip, truth.labels[top : top + strip.shape[1]])
+
+    return look
+
+
+def _thresholds(histogram: ThresholdHistogram | None, team: Team) -> tuple[float, ...]:
+    if histogram is None:
+        return ()
+    total, *others = team.gather(histogram)
+    for other in others:
+        total.merge(other)
+    return tuple(float(value) for value in total.best("dice"))
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

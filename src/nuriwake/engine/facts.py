@@ -1,0 +1,156 @@
+"""What is known of the data and the machine before anything is chosen."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.sample import Sample
+from nuriwake.data.dataset import DataSet, Record
+from nuriwake.data.headers import image_header
+
+LOOKED_AT = 48
+"""Training images that are read for statistics; a header is read of up to ten times as many."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What decides the choices.
+
+    Attributes:
+        path: of the data.
+        space: the classes.
+        train: training images.
+        val: validation images.
+        height: median height in pixels.
+        width: median width.
+        smallest: the shortest side of all images looked at.
+        channels: of the images.
+        dtype: uint8, uint16 or float32.
+        grey: three equal channels in most images, or one channel.
+        mean: per channel, in units of value / maximum.
+        deviation: likewise, above 0.
+        maximum: the value that counts as 1.
+        class_pixels: (K,) true pixels of every class in the images looked at.
+        decoded_bytes: of all training images and masks in memory.
+    """
+
+    path: Path
+    space: LabelSpace
+    train: int
+    val: int
+    height: int
+    width: int
+    smallest: int
+    channels: int
+    dtype: str
+    grey: bool
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    maximum: float
+    class_pixels: tuple[int, ...]
+    decoded_bytes: int
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What decides the choices on the side of the machine.
+
+    Attributes:
+        device: where the network runs.
+        cores: for this process and its share of the others.
+        gpu_bytes: memory of the GPU; 0 on a CPU.
+        world: processes.
+    """
+
+    device: torch.device
+    cores: int
+    gpu_bytes: int = 0
+    world: int = 1
+
+
+def machine_facts(device: torch.device, *, world: int = 1) -> MachineFacts:
+    """This machine."""
+    cores = len(os.sched_getaffinity(0)) if "sched_getaffinity" in vars(os) else os.cpu_count() or 1
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    return MachineFacts(device, max(1, cores // world), memory, world)
+
+
+def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "val") -> DataFacts:
+    """Headers of up to 480 training images, and the pixels of up to 48, evenly spread."""
+    records = data.records(train)
+    sizes = np.array([image_header(record.image).size for record in _spread(records, 10 * LOOKED_AT)])
+    samples = [data.read(record) for record in _spread(records, LOOKED_AT)]
+    maximum = full_brightness(samples, data.dtype)
+    mean, deviation = channel_statistics(samples, maximum)
+    area = float(sizes.prod(1).mean())
+    bytes_per_pixel = data.channels * np.dtype(data.dtype).itemsize + (1 if data.space.exclusive else len(data.space))
+    return DataFacts(
+        path=path,
+        space=data.space,
+        train=len(records),
+        val=len(data.records(val)),
+        height=int(np.median(sizes[:, 0])),
+        width=int(np.median(sizes[:, 1])),
+        smallest=int(sizes.min()),
+        channels=data.channels,
+        dtype=data.dtype,
+        grey=float(np.mean([_grey(sample.image) for sample in samples])) > 0.5,
+        mean=mean,
+        deviation=deviation,
+        maximum=maximum,
+        class_pixels=_class_pixels(samples, data.space),
+        decoded_bytes=int(area * bytes_per_pixel * len(records)),
+    )
+
+
+def full_brightness(samples: Sequence[Sample], dtype: str) -> float:
+    """The value that counts as 1: 255 for 8 bit; for 16 bit the power of two less one that holds all values seen; 1 for
+    float32."""
+    if dtype == "uint8":
+        return 255.0
+    if dtype == "float32":
+        return 1.0
+    highest = max(int(sample.image.max()) for sample in samples)
+    return float(2 ** max(8, min(16, highest.bit_length())) - 1)
+
+
+def channel_statistics(samples: Sequence[Sample], maximum: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) per channel over all pixels of `samples`, in units of value / `maximum`."""
+    sums = np.zeros(samples[0].image.shape[2])
+    squares, count = sums.copy(), 0
+    for sample in samples:
+        pixels = sample.image.reshape(-1, sample.image.shape[2]) / maximum
+        sums, squares, count = sums + pixels.sum(0), squares + np.square(pixels).sum(0), count + len(pixels)
+    mean = sums / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
+    return tuple(float(round(value, 5)) for value in mean), tuple(
+        float(max(round(value, 5), 1e-4)) for value in deviation
+    )
+
+
+def _grey(image: np.ndarray) -> bool:
+    small = image[::4, ::4]
+    return image.shape[2] == 1 or (image.shape[2] == 3 and bool((small == small[..., :1]).all()))
+
+
+def _class_pixels(samples: Sequence[Sample], space: LabelSpace) -> tuple[int, ...]:
+    counts = np.zeros(len(space), np.int64)
+    for sample in samples:
+        if sample.target is not None:
+            labels = sample.target.labels
+            if space.exclusive:
+                counts += np.bincount(labels.ravel(), minlength=256)[: len(space)]
+            else:
+                counts += (labels == 1).sum(axis=(0, 1))
+    return tuple(int(value) for value in counts)
+
+
+def _spread(records: Sequence[Record], most: int) -> list[Record]:
+    if len(records) <= most:
+        return list(records)
+    return [records[index] for index in np.linspace(0, len(records) - 1, most).round().astype(int)]

@@ -1,0 +1,123 @@
+"""The run's report and plots: what `viz` draws, gathered from the run folder."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nuriwake import __version__
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.core.targets import SemanticMap
+from nuriwake.data.dataset import DataSet
+from nuriwake.engine.run import Run
+from nuriwake.inference.predictor import Predictor
+from nuriwake.viz.figures import save_figure
+from nuriwake.viz.history import history_figures
+from nuriwake.viz.plots import class_figure, confusion_figure
+from nuriwake.viz.report import Choice, Example, Headline, ReportData, write_report
+
+EXAMPLES = 6
+"""Best and worst images shown, of each."""
+
+CLASS_SCORES = ("iou", "dice", "precision", "recall")
+
+
+def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
+    """Write `report.html` of a finished run: curves, classes, and its best and worst validation images predicted anew."""
+    evaluation = run.evaluation or {}
+    config = run.config
+    space = _space(run)
+    return write_report(
+        run.folder / "report.html",
+        ReportData(
+            title=f"{config.model.name} on {config.data.path.name}",
+            space=space,
+            summary=_summary(run),
+            headlines=_headlines(evaluation),
+            choices=tuple(Choice(item.field, str(item.value), item.reason) for item in run.choices),
+            configuration=to_plain(config),
+            history=run.history,
+            best_step=evaluation.get("step"),
+            class_scores=_class_scores(evaluation, space),
+            confusion=np.array(evaluation["confusion"]) if space.exclusive and evaluation.get("confusion") else None,
+            best=_examples(evaluation, "best", data, config.data.val, predictor),
+            worst=_examples(evaluation, "worst", data, config.data.val, predictor),
+            environment=_environment(config.device),
+            licence=config.licence,
+            notes=tuple(run.data["notes"]),
+        ),
+    )
+
+
+def write_run_plots(run: Run) -> list[Path]:
+    """Write the run's plots as PNG into its folder `plots/`: history, and after its end classes and confusion matrix."""
+    folder, evaluation, space = run.folder / "plots", run.evaluation or {}, _space(run)
+    figures = {
+        f"history-{name}": figure
+        for name, figure in history_figures(run.history, best_step=evaluation.get("step")).items()
+    }
+    if evaluation:
+        figures["classes"] = class_figure(space.names, _class_scores(evaluation, space))
+        if space.exclusive:
+            figures["confusion"] = confusion_figure(np.array(evaluation["confusion"]), space.names)
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _space(run: Run) -> LabelSpace:
+    return from_plain(LabelSpace, run.data["space"])
+
+
+def _summary(run: Run) -> str:
+    data, config = run.data, run.config
+    counts = ", ".join(f"{len(names)} {split}" for split, names in data["splits"].items())
+    seconds = max((line.get("seconds", 0.0) for line in run.history), default=0.0)
+    return (
+        f"Task: {config.task}. {data['parameters'] / 1e6:.2f} million parameters, {len(data['space']['names'])} classes, "
+        f"images: {counts}. Trained for {seconds / 60:.1f} minutes."
+    )
+
+
+def _headlines(evaluation: dict[str, Any]) -> tuple[Headline, ...]:
+    scores: dict[str, float | None] = evaluation.get("scores", {})
+    main = evaluation.get("metric")
+    ordered = sorted(scores, key=lambda name: name != main)
+    return tuple(
+        Headline(name, "not defined" if value is None else f"{value:.4f}", "chooses the best weights" * (name == main))
+        for name in ordered
+        for value in [scores[name]]
+    )
+
+
+def _class_scores(evaluation: dict[str, Any], space: LabelSpace) -> dict[str, Sequence[float | None]]:
+    rows: dict[str, dict[str, float | None]] = evaluation.get("per_class", {})
+    return {score: [rows.get(name, {}).get(score) for name in space.names] for score in CLASS_SCORES} if rows else {}
+
+
+def _examples(
+    evaluation: dict[str, Any], which: str, data: DataSet, split: str, predictor: Predictor
+) -> tuple[Example, ...]:
+    records = {record.name: record for record in data.records(split)}
+    scores = {image["name"]: image.get(evaluation["metric"]) for image in evaluation.get("images", [])}
+    found: list[Example] = []
+    for name in evaluation.get(which, [])[:EXAMPLES]:
+        if name in records:
+            sample = data.read(records[name])
+            prediction = predictor(sample.image)
+            if isinstance(sample.target, SemanticMap):
+                found.append(Example(name, sample.image, sample.target, prediction, scores.get(name)))
+    return tuple(found)
+
+
+def _environment(device: str) -> dict[str, str]:
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") and torch.cuda.is_available() else "none used"
+    return {
+        "nuriwake": __version__,
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "GPU": gpu,
+    }

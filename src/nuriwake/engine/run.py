@@ -1,0 +1,222 @@
+"""The run folder.
+
+config.yaml         the resolved configuration; its presence makes the folder a run
+choices.json        what was chosen, and why
+data.json           fingerprint, classes, names of the images of every split, preprocessing
+metrics.jsonl       one JSON object per line: {"kind": "train" | "evaluation" | "event", "step": ...}
+checkpoints/        last.pt and best-<step>.pt
+bundle.safetensors  the bundle of the best weights
+evaluation.json     the final evaluation of that bundle: scores, classes, images
+tensorboard/        events, when TensorBoard is installed
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.files import write_json, write_text
+from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.engine.config import RunConfig, differences, fill, flatten, override
+from nuriwake.weights.bundle import FILE_NAME
+
+# What may differ between a run and its resumption: none of it changes the weights on the CPU.
+FREE_FIELDS = frozenset(
+    {
+        "out",
+        "data.path",
+        "data.workers",
+        "data.cache_mib",
+        "device",
+        "checkpoint_seconds",
+        "licence",
+        "evaluation.boundary",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that was chosen for the user, and why, in one line."""
+
+    field: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training folder."""
+
+    folder: Path
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return from_plain(RunConfig, _read_yaml(self.folder / "config.yaml"))
+
+    @property
+    def choices(self) -> list[Choice]:
+        """What was chosen for the data and the machine."""
+        return [Choice(**item) for item in read_json(self.folder / "choices.json")]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Fingerprint, classes, splits."""
+        return read_json(self.folder / "data.json")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that is cut off is left out."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The final evaluation; None before the run has ended."""
+        path = self.folder / "evaluation.json"
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The headline scores of the final evaluation; empty before the run has ended."""
+        return (self.evaluation or {}).get("scores", {})
+
+    @property
+    def bundle(self) -> Path:
+        """The file of the best model."""
+        return self.folder / FILE_NAME
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def finished(self) -> bool:
+        """The final evaluation is written, which is the last thing a run does."""
+        return (self.folder / "evaluation.json").is_file() and self.bundle.is_file()
+
+
+def holds_run(folder: Path) -> bool:
+    """True when `folder` is the folder of a run."""
+    return (folder / "config.yaml").is_file()
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run in `folder`. Raises UserError when there is none."""
+    folder = Path(folder)
+    if not holds_run(folder):
+        raise UserError(f"{folder}: this folder holds no run (there is no config.yaml in it).")
+    return Run(folder)
+
+
+def create_run(config: RunConfig, *, choices: Sequence[Choice], data: Mapping[str, Any]) -> Run:
+    """A new run folder at `config.out`.
+
+    Raises:
+        UserError: the folder holds a run already, or cannot be written.
+    """
+    folder = config.out
+    check_free(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "choices.json", to_plain(list(choices)))
+        write_json(folder / "data.json", dict(data))
+        write_text(folder / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the run folder cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    return Run(folder)
+
+
+def check_free(folder: Path) -> None:
+    """Raises UserError when `folder` holds a run, is a file, or holds a run's files without its configuration."""
+    if holds_run(folder):
+        raise UserError(
+            f"{folder}: this folder already holds a run; continue it with resume, or choose another folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: expected a folder for the run, found a file; choose another name.")
+
+
+def resumed_config(config: RunConfig) -> RunConfig:
+    """The configuration with which the run at `config.out` goes on: its own, with the free fields of `config`.
+
+    Gaps (None, "auto") in `config` take the run's values.
+
+    Raises:
+        UserError: there is no run, or `config` says something else; the fields are named with both values.
+    """
+    stored = open_run(config.out).config
+    asked = fill(config, flatten(to_plain(stored)))
+    changed = {name: pair for name, pair in differences(stored, asked).items() if name not in FREE_FIELDS}
+    if changed:
+        listed = "; ".join(f"{name} is {old!r} there and {new!r} now" for name, (old, new) in changed.items())
+        raise UserError(f"{config.out}: the run cannot be resumed with another configuration: {listed}.")
+    free = {name: value for name, value in flatten(to_plain(asked)).items() if name in FREE_FIELDS}
+    return override(stored, free)
+
+
+def check_data(run: Run, fingerprint: str) -> None:
+    """Raises UserError when the run was started with other data."""
+    found = run.data.get("fingerprint")
+    if found != fingerprint:
+        raise UserError(
+            f"{run.folder}: the run cannot be resumed with other data (names or sizes of files changed since it started: "
+            f"fingerprint {found} there, {fingerprint} now)."
+        )
+
+
+class Log:
+    """metrics.jsonl, opened for appending; `length` is what a checkpoint remembers."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        """Open `path` and cut it to `length` bytes, so that nothing of a lost future stays in it."""
+        try:
+            self._file: IO[bytes] = path.open("ab")
+            self._file.truncate(length)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}).") from error
+        self._path, self.length = path, length
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one JSON line."""
+        data = (json.dumps(dict(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written ({error.strerror}); is the disk full?") from error
+        self.length += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a .jsonl file; [] when there is none."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run. Raises UserError naming it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: this file of the run is missing or damaged.") from error
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: this file of the run is missing or damaged.") from error

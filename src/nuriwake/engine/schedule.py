@@ -1,0 +1,80 @@
+"""How far a run is (0..1) and what that means for the learning rate and the evaluations."""
+
+import math
+from dataclasses import dataclass, field
+
+from nuriwake.engine.config import ScheduleConfig
+
+EVALUATION_SHARE = 0.1
+"""Evaluations between the first and the last step take at most about this share of the time."""
+
+
+def rate_factor(schedule: ScheduleConfig, step: int, progress: float) -> float:
+    """The learning rate of step `step` (from 0) as a share of the highest; `progress` in 0..1 of the run.
+
+    Linear warm-up over `warmup_steps` or a tenth of the run, whichever is shorter, times the fall.
+    """
+    rise = 1.0
+    if schedule.warmup_steps > 0:
+        rise = min(1.0, max((step + 1) / schedule.warmup_steps, progress / 0.1))
+    left = 1.0 - min(max(progress, 0.0), 1.0)
+    fall = {
+        "constant": 1.0,
+        "cosine": 0.5 + 0.5 * math.cos(math.pi * (1.0 - left)),
+        "poly": left**schedule.power,
+    }[schedule.name]
+    return rise * (schedule.minimum + (1.0 - schedule.minimum) * fall)
+
+
+@dataclass
+class Plan:
+    """When the run evaluates and when it ends: by steps, or by seconds with a reserve for the last evaluations.
+
+    Everything is a function of (step, elapsed) and of the measured seconds of an evaluation; with `steps` set the clock
+    decides nothing, so that a resumed run takes the same decisions.
+
+    Attributes:
+        steps: the length in steps; None when `budget` decides.
+        budget: seconds for everything.
+        every: steps between evaluations; None: spread over the run by cost.
+        evaluation_seconds: of the slowest evaluation so far, or an estimate.
+        evaluated: progress at the last evaluation.
+        reached: the highest progress so far, which never falls.
+    """
+
+    steps: int | None = None
+    budget: float | None = None
+    every: int | None = None
+    evaluation_seconds: float = 0.0
+    evaluated: float = 0.0
+    reached: float = field(default=0.0)
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """0..1 before step `step` (from 0) after `elapsed` seconds; 1 means that the run is over."""
+        if self.budget is None:
+            assert self.steps is not None
+            return min(step / self.steps, 1.0)
+        self.reached = max(self.reached, min(elapsed / max(self.budget - self.reserve, 1e-3), 1.0))
+        return self.reached
+
+    @property
+    def reserve(self) -> float:
+        """Seconds of the budget kept for the last evaluation, the final one, and the bundle and report."""
+        assert self.budget is not None
+        return min(2.2 * self.evaluation_seconds + 1.0 + 0.02 * self.budget, 0.5 * self.budget)
+
+    def evaluation_due(self, step: int, progress: float) -> bool:
+        """After `step` steps: is an evaluation due? The end of a run always is."""
+        if progress >= 1.0:
+            return True
+        if self.every is not None:
+            return step % self.every == 0
+        # Not so near the end, where the last evaluation follows anyway.
+        return progress - self.evaluated >= self.gap and 1.0 - progress >= self.gap / 2
+
+    @property
+    def gap(self) -> float:
+        """The least progress between two evaluations of a run that spreads them by cost."""
+        if self.budget is None:
+            return 0.1
+        return max(0.1, self.evaluation_seconds / (EVALUATION_SHARE * self.budget))

@@ -1,0 +1,231 @@
+"""Everything a run needs before its first step: data, model, loss, optimiser, folder."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.data.batching import Batch
+from nuriwake.data.dataset import DataSet, check_trainable
+from nuriwake.data.formats import open_data
+from nuriwake.engine.checkpoint import Position, load_checkpoint
+from nuriwake.engine.choose import choose
+from nuriwake.engine.config import RunConfig
+from nuriwake.engine.distribution import Team, synchronise_norms
+from nuriwake.engine.ema import Average
+from nuriwake.engine.evaluate import EvaluationRequest, wants_thresholds
+from nuriwake.engine.facts import DataFacts, data_facts, machine_facts
+from nuriwake.engine.optim import build_optimiser, freeze
+from nuriwake.engine.precision import autocast, loss_scaler
+from nuriwake.engine.run import Choice, Run, check_data, check_free, create_run, open_run, resumed_config
+from nuriwake.engine.samples import batches, class_weight_tensor, training_preprocessing
+from nuriwake.engine.schedule import Plan
+from nuriwake.engine.stream import steps_of
+from nuriwake.inference.predictor import Precision, Predictor
+from nuriwake.inference.preprocessing import Preprocessing
+from nuriwake.inference.settings import PredictSettings
+from nuriwake.models import build_model
+from nuriwake.models.base import Model
+from nuriwake.tasks import LossSettings, Task, get_task
+
+Report = Callable[[str], None]
+PREDICTOR_PRECISION: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass
+class Job:
+    """A run, ready to step.
+
+    Attributes:
+        network: `model`, compiled and wrapped for several processes as configured; what forward goes through.
+        evaluated: the weights that are evaluated and kept: the average, or the model itself.
+    """
+
+    config: RunConfig
+    team: Team
+    run: Run
+    data: DataSet
+    task: Task
+    preprocessing: Preprocessing
+    model: Model
+    network: nn.Module
+    frozen: list[nn.Module]
+    criterion: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: Average | None
+    plan: Plan
+    position: Position
+    report: Report
+
+    @property
+    def evaluated(self) -> Model:
+        return self.model if self.average is None else self.average.module  # pyright: ignore[reportReturnType]
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        return (self.config.batch_size or 1) * self.config.optim.accumulation
+
+    def batches(self) -> Iterator[Batch]:
+        """The training batches from the current step on."""
+        return batches(self.config, self.data, self.task, self.preprocessing, self.team, start=self.position.step)
+
+    def autocast(self) -> Any:
+        """The arithmetic of forward and loss."""
+        return autocast(self.config.precision, self.team.device)
+
+    def predictor(self, thresholds: tuple[float, ...] = ()) -> Predictor:
+        """The one path from image to prediction, over the evaluated weights."""
+        return Predictor(
+            self.evaluated,
+            space=self.data.space,
+            preprocessing=self.preprocessing,
+            settings=PredictSettings(thresholds=thresholds),
+            device=self.team.device,
+            precision=PREDICTOR_PRECISION[self.config.precision],
+        )
+
+    def request(self, *, final: bool = False) -> EvaluationRequest:
+        """How validation is done: thresholds are looked for on the way, boundaries only at the end."""
+        return EvaluationRequest(
+            self.task,
+            self.config.evaluation.metric or "",
+            boundary=final and self.config.evaluation.boundary,
+            thresholds=not final and wants_thresholds(self.data),
+            team=self.team,
+        )
+
+    def parts(self) -> dict[str, Any]:
+        """The state of everything that moves."""
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, path: Path) -> None:
+        """Go to where the checkpoint at `path` was written."""
+        self.position, parts = load_checkpoint(path, self.team.device)
+        self.model.load_state_dict(parts["model"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.scaler.load_state_dict(parts["scaler"])
+        if self.average is not None:
+            self.average.module.load_state_dict(parts["average"])
+        self.plan.evaluated, self.plan.reached = self.position.evaluated, self.position.reached
+        self.plan.evaluation_seconds = self.position.evaluation_seconds
+
+
+def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) -> Job:
+    """Open the data, choose what is open, build everything; the run folder is made last, when all else is well.
+
+    Raises:
+        UserError: the data, the configuration, or the folder do not do.
+    """
+    config = team.from_leader(lambda: _checked_config(config, resume=resume))
+    data = open_data(config.data.path, format=config.data.format, val_share=config.data.val_share)
+    check_trainable(data, train=config.data.train, val=config.data.val)
+    say = report if team.leader else _silent
+    for note in data.notes:
+        say(note)
+    facts: DataFacts | None = None
+    choices: list[Choice] = []
+    if resume:
+        run = open_run(config.out)
+        check_data(run, data.fingerprint())
+        preprocessing = from_plain(Preprocessing, run.data["preprocessing"])
+    else:
+        facts = data_facts(data, config.data.path, train=config.data.train, val=config.data.val)
+        config, choices = choose(config, facts, machine_facts(team.device, world=team.world))
+        preprocessing = training_preprocessing(data, facts)
+        for choice in choices:
+            say(f"{choice.field} = {choice.value}: {choice.reason}")
+    job = _build(config, team, data, preprocessing, report=say)
+    if not resume:
+        description = _description(job, facts)
+        team.from_leader(lambda: create_run(config, choices=choices, data=description) and None)
+    elif job.run.last.is_file():
+        job.restore(job.run.last)
+        say(f"resuming at step {job.position.step}")
+    return job
+
+
+def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
+    if resume:
+        return resumed_config(config)
+    check_free(config.out)
+    return config
+
+
+def _build(config: RunConfig, team: Team, data: DataSet, preprocessing: Preprocessing, *, report: Report) -> Job:
+    task = get_task(config.task)
+    torch.manual_seed(config.seed)
+    model = build_model(
+        config.model.name,
+        in_channels=data.channels,
+        classes=task.channels(data.space),
+        options=config.model.options,
+        backbone_weights=config.model.backbone_weights,
+    )
+    for note in model.notes:
+        report(note)
+    model = model.to(team.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    frozen = freeze(model, config.optim.freeze)
+    average = None if config.ema is None else Average(model, config.ema)
+    model = synchronise_norms(model, team)
+    weights = class_weight_tensor(config, data)
+    settings = LossSettings(config.loss.terms, config.loss.options, weights, config.loss.auxiliary_weight)
+    criterion = task.criterion(model, data.space, settings).to(team.device)
+    network = team.wrap(torch.compile(model) if config.compile else model)  # pyright: ignore[reportArgumentType]
+    return Job(
+        config=config,
+        team=team,
+        run=Run(config.out),
+        data=data,
+        task=task,
+        preprocessing=preprocessing,
+        model=model,
+        network=network,
+        frozen=frozen,
+        criterion=criterion,
+        optimiser=build_optimiser(model, config.optim, team.device),
+        scaler=loss_scaler(config.precision, team.device),
+        average=average,
+        plan=_plan(config, len(data.records(config.data.train))),
+        position=Position(),
+        report=report,
+    )
+
+
+def _plan(config: RunConfig, count: int) -> Plan:
+    steps = config.steps
+    if config.epochs is not None:
+        images = (config.batch_size or 1) * config.optim.accumulation
+        steps = steps_of(config.epochs, count=count, images_per_step=images)
+    return Plan(steps=steps, budget=config.budget_seconds, every=config.evaluation.every)
+
+
+def _description(job: Job, facts: DataFacts | None) -> dict[str, Any]:
+    data = job.data
+    return {
+        "fingerprint": data.fingerprint(),
+        "format": data.format,
+        "root": str(data.root),
+        "notes": list(data.notes),
+        "space": to_plain(data.space),
+        "splits": {split: [record.name for record in records] for split, records in data.splits.items()},
+        "preprocessing": to_plain(job.preprocessing),
+        "facts": to_plain(facts),
+        "parameters": sum(parameter.numel() for parameter in job.model.parameters()),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _silent(line: str) -> None:
+    """Only the leader speaks."""

@@ -1,0 +1,151 @@
+"""The one table: task -> view of the target, loss, metric. A task joins by its row; nothing else asks for its name.
+
+Decoding is the predictor's: it goes by the type of the output alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import did_you_mean, lookup
+from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.losses.criterion import PixelCriterion
+from nuriwake.losses.pixels import Mode
+from nuriwake.metrics.semantic import SemanticMetric, metric_names
+from nuriwake.models.base import Model
+from nuriwake.models.outputs import PixelLogits
+
+
+class LossSettings(NamedTuple):
+    """What a criterion is built from.
+
+    Attributes:
+        terms: text such as "cross_entropy+dice", or name -> weight.
+        options: name of a term -> its options.
+        class_weights: float32 (K,), or None.
+        auxiliary_weight: of auxiliary heads.
+    """
+
+    terms: str | Mapping[str, float]
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    class_weights: Tensor | None = None
+    auxiliary_weight: float = 0.4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table.
+
+    Attributes:
+        name: semantic (instance and panoptic join here).
+        view: the target of a data set as this task sees it, such as the classes of instances.
+        stack: the targets of a batch -> the tensors of truth that the criterion takes.
+        crop: tensors of truth and a margin in pixels -> the same without the margin, for models that predict less.
+        criteria: output type -> builder of the loss.
+        metric: label space -> the metric; `boundary` adds the costly boundary scores.
+        headline: label space -> the name of the score that chooses the best weights; higher is better.
+        metric_names: label space -> the scores that may be the headline.
+    """
+
+    name: str
+    view: Callable[[Target], Target]
+    stack: Callable[[Sequence[Target]], Tensor]
+    crop: Callable[[Tensor, int], Tensor]
+    criteria: Mapping[type, Callable[[LabelSpace, LossSettings], nn.Module]]
+    metric: Callable[..., SemanticMetric]
+    headline: Callable[[LabelSpace], str]
+    metric_names: Callable[[LabelSpace], tuple[str, ...]]
+
+    def channels(self, space: LabelSpace) -> int:
+        """How many output channels a model of ours has for `space`."""
+        return space.channels
+
+    def criterion(self, model: Model, space: LabelSpace, settings: LossSettings) -> nn.Module:
+        """The loss for what `model` puts out: output, truth -> named terms.
+
+        Raises:
+            UserError: this task has no loss for that type of output.
+        """
+        kind = output_type(model)
+        if kind not in self.criteria:
+            known = ", ".join(item.__name__ for item in self.criteria)
+            raise UserError(
+                f"The task '{self.name}' cannot be trained with {type(model).__name__}: its output is {kind.__name__}, "
+                f"expected {known}; choose another model or task."
+            )
+        return self.criteria[kind](space, settings)
+
+    def headline_name(self, space: LabelSpace, asked: str | None) -> str:
+        """`asked`, or the default. Raises UserError when there is no such score."""
+        names = self.metric_names(space)
+        if asked is not None and asked not in names:
+            raise UserError(f"evaluation.metric: there is no score '{asked}' here.{did_you_mean(asked, names)}")
+        return asked or self.headline(space)
+
+
+def get_task(name: str) -> Task:
+    """The task `name`. Raises UserError with the nearest name."""
+    return lookup(name, TASKS, "task")
+
+
+def output_type(model: Model) -> type:
+    """The NamedTuple that `model.forward` says it returns. Raises UserError when it says nothing."""
+    kind: Any = get_type_hints(type(model).forward).get("return")
+    if not isinstance(kind, type):
+        raise UserError(
+            f"{type(model).__name__}.forward must be annotated with the output it returns, such as PixelLogits."
+        )
+    return kind
+
+
+def stack_semantic(targets: Sequence[Target]) -> Tensor:
+    """Label maps of one size -> int64 (B, H, W), or uint8 (B, K, H, W) of 0, 1 and IGNORE when multi-label."""
+    labels = np.stack([target.labels for target in targets])
+    if targets[0].space.exclusive:
+        return torch.from_numpy(labels).long()
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(labels, -1, 1)))
+
+
+def crop_margin(truth: Tensor, margin: int) -> Tensor:
+    """`truth` (..., H, W) without `margin` pixels on every side."""
+    return truth[..., margin : truth.shape[-2] - margin, margin : truth.shape[-1] - margin] if margin else truth
+
+
+def _pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
+    mode: Mode = "multilabel" if not space.exclusive else "binary" if space.binary else "multiclass"
+    return PixelCriterion(
+        settings.terms,
+        mode=mode,
+        class_weights=settings.class_weights,
+        auxiliary_weight=settings.auxiliary_weight,
+        options=settings.options,
+    )
+
+
+def _semantic_view(target: Target) -> SemanticMap:
+    return target
+
+
+def _semantic_headline(space: LabelSpace) -> str:
+    return "dice" if space.binary else "mean_iou"
+
+
+TASKS: dict[str, Any] = {
+    "semantic": Task(
+        name="semantic",
+        view=_semantic_view,
+        stack=stack_semantic,
+        crop=crop_margin,
+        criteria={PixelLogits: _pixel_criterion},
+        metric=SemanticMetric,
+        headline=_semantic_headline,
+        metric_names=metric_names,
+    ),
+}
