@@ -45,4 +45,4 @@ class Focal:
         if pixels.mode == "multiclass":
             # With gamma below 1 the power has an infinite slope at 0, where log p_t is 0 too.
             return (-pixels.true_log_probability.expm1()).clamp_min(1e-7) ** self.gamma
-        return (self.gamma * functional.logsigmoid(-pixels.signed_logits)).exp()
+        return (-self.gamma * functional.softplus(pixels.signed_logits)).exp()
