@@ -1,11 +1,15 @@
 """Targets: what is true, or predicted, of an image. The same type for truth and for prediction."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.files import atomic_path
+from nuriwake.core.labels import IGNORE, Colour, LabelSpace
+from nuriwake.core.lookup import import_object
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -53,13 +57,52 @@ class SemanticMap:
         """(height, width) in pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
+    def save(self, path: str | Path) -> tuple[Path, ...]:
+        """Write the labels as 8-bit palette PNG, atomically; the palette holds the colours of the label space.
+
+        A multi-label map becomes one PNG per class beside each other, `name.class.png`, with the values 0, 1 and `IGNORE`.
+
+        Returns:
+            The files written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"{path}: label maps are saved as PNG; give a name that ends with .png.")
+        if self.space.exclusive:
+            return (write_palette_png(path, self.labels, self.space.colours),)
+        files = [path.with_name(f"{path.stem}.{_file_name(name)}.png") for name in self.space.names]
+        layers = zip(files, np.moveaxis(self.labels, 2, 0), self.space.colours, strict=True)
+        return tuple(write_palette_png(file, layer, ((0, 0, 0), colour)) for file, layer, colour in layers)
+
+    def overlay(self, image: np.ndarray, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
+        """`image` (H, W, C) with this map painted over it: uint8 RGB (H, W, 3). See `nuriwake.viz.overlay.overlay`."""
+        # A convenience for users: the drawing itself lives upstairs and is reached by name, only when called.
+        return import_object("nuriwake.viz.overlay:overlay")(image, self, opacity=opacity, legend=legend)
+
+
+def write_palette_png(path: Path, labels: np.ndarray, colours: tuple[Colour, ...]) -> Path:
+    """Write `labels` (H, W) uint8 as palette PNG, atomically: label i is shown as `colours[i]`, `IGNORE` as light grey."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    table[IGNORE] = (224, 224, 224)
+    picture = Image.fromarray(np.ascontiguousarray(labels), mode="L")
+    picture.putpalette(table.tobytes())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return path
+
 
 def unknown_labels(labels: np.ndarray, highest: int) -> list[int]:
     """The values in `labels` (uint8, any shape) that are neither 0..highest nor `IGNORE`, ascending."""
-    if labels.size == 0:
+    # Adding 1 wraps IGNORE to 0: one cheap maximum settles the usual case, on the path of every training sample.
+    if labels.size == 0 or int((labels + np.uint8(1)).max()) <= highest + 1:
         return []
     counts = np.bincount(labels.ravel(), minlength=256)
     return [value for value in np.flatnonzero(counts).tolist() if value > highest and value != IGNORE]
+
+
+def _file_name(text: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_" else "_" for character in text)
 
 
 def _some(values: list[int]) -> str:

@@ -25,7 +25,7 @@ class Beyond:
     @property
     def cv2(self) -> tuple[int, tuple[float, float, float, float]]:
         """OpenCV's border type and border value."""
-        return _BORDERS[self.border], (self.fill,) * 4
+        return _BORDERS[self.border], (self.fill, self.fill, self.fill, self.fill)
 
 
 def axis_aligned(matrix: np.ndarray) -> bool:
@@ -190,33 +190,50 @@ def displace(
             y[row, column] = matrix[1, 0] * moved_x + matrix[1, 1] * moved_y + matrix[1, 2]
 
 
-@kernel
 def nearest_axes(labels: np.ndarray, matrix: np.ndarray, fill: int, out: np.ndarray) -> None:
     """`out` (h, w, K) from `labels` (H, W, K) through an axis-aligned `matrix`; `fill` beyond the source."""
-    height, width, layers = labels.shape
-    turned = matrix[0, 0] == 0
-    along_x = matrix[1, 0] if turned else matrix[0, 0]
-    along_y = matrix[0, 1] if turned else matrix[1, 1]
-    from_x, from_y = (matrix[1, 2], matrix[0, 2]) if turned else (matrix[0, 2], matrix[1, 2])
-    side_x, side_y = (height, width) if turned else (width, height)
-    columns = np.empty(out.shape[1], np.int64)
-    for column in range(out.shape[1]):
-        index = int(np.floor(along_x * (column + 0.5) + from_x))
-        columns[column] = index if 0 <= index < side_x else -1
-    for row in range(out.shape[0]):
-        index = int(np.floor(along_y * (row + 0.5) + from_y))
-        if not 0 <= index < side_y:
-            out[row] = fill
+    if matrix[0, 0] == 0:  # turned: the source's rows run along the output's columns
+        labels, matrix = labels.transpose(1, 0, 2), matrix[[1, 0, 2]]
+    rows, columns = (
+        np.floor(matrix[axis, axis] * (np.arange(side) + 0.5) + matrix[axis, 2]).astype(np.int64)
+        for axis, side in ((1, out.shape[0]), (0, out.shape[1]))
+    )
+    if labels.shape[2] == 1:
+        _pick_lines(labels[..., 0], rows, columns, fill, out[..., 0])
+    else:
+        _pick_pixels(labels, rows, columns, fill, out)
+
+
+@kernel
+def _pick_lines(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: int, out: np.ndarray) -> None:
+    first, last = 0, columns.size
+    while first < last and not 0 <= columns[first] < labels.shape[1]:
+        first += 1
+    while last > first and not 0 <= columns[last - 1] < labels.shape[1]:
+        last -= 1
+    for y in range(rows.size):
+        line = rows[y]
+        if not 0 <= line < labels.shape[0]:
+            out[y] = fill
             continue
-        for column in range(out.shape[1]):
-            other = columns[column]
+        out[y, :first] = fill
+        out[y, last:] = fill
+        # Enlarged, a row often shows the line of the row before it.
+        if y > 0 and rows[y - 1] == line:
+            out[y, first:last] = out[y - 1, first:last]
+            continue
+        for x in range(first, last):
+            out[y, x] = labels[line, columns[x]]
+
+
+@kernel
+def _pick_pixels(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: int, out: np.ndarray) -> None:
+    height, width, layers = labels.shape
+    for y in range(rows.size):
+        for x in range(columns.size):
+            inside = 0 <= rows[y] < height and 0 <= columns[x] < width
             for layer in range(layers):
-                if other < 0:
-                    out[row, column, layer] = fill
-                elif turned:
-                    out[row, column, layer] = labels[other, index, layer]
-                else:
-                    out[row, column, layer] = labels[index, other, layer]
+                out[y, x, layer] = labels[rows[y], columns[x], layer] if inside else fill
 
 
 @kernel

@@ -57,6 +57,7 @@ class _Pending:
     def __init__(self, image: np.ndarray, maximum: float) -> None:
         self.image, self.maximum = image, np.float32(maximum)
         self.table: np.ndarray | None = None
+        self.line: np.ndarray | None = None  # (C, 2), slope and shift: the table where it is one bounded straight line
         self.matrix: np.ndarray | None = None
 
     def add(self, stage: Stage) -> None:
@@ -65,9 +66,9 @@ class _Pending:
             self.matrix = stage.matrix if self.matrix is None else stage.matrix @ self.matrix
             return
         if self.matrix is not None or not isinstance(stage, Tone):
-            self.image, self.table, self.matrix = self.pixels(), None, None
+            self.image, self.table, self.line, self.matrix = self.pixels(), None, None, None
         if isinstance(stage, Tone):
-            self.table = self._toned(stage)
+            self._tone(stage)
         elif isinstance(stage, Smooth):
             self.image = _blurred(self.image, stage.sigma)
         else:
@@ -87,9 +88,8 @@ class _Pending:
     def scaled(self, last: Scale, out: np.ndarray) -> None:
         """Writes the finished, scaled values to `out` (C, H, W)."""
         if self.matrix is not None:
-            _mix_rows(
-                self.image, self._table(), self.matrix.astype(np.float32), self.maximum, last.scale, last.offset, out
-            )
+            table = self.line if self.line is not None else self._table()
+            _mix_rows(self.image, table, self.matrix.astype(np.float32), self.maximum, last.scale, last.offset, out)
         elif self.table is not None:
             _look_up_rows(self.image, self.table * last.scale[:, None] + last.offset[:, None], out)
         else:
@@ -100,16 +100,17 @@ class _Pending:
             return self.table
         return np.tile(np.arange(256, dtype=np.float32), (self.image.shape[2], 1))
 
-    def _toned(self, stage: Tone) -> np.ndarray:
-        means = _channel_means(self.image)
-        table = self._table()
-        # The mean after earlier tables: the table at the mean, good enough for a pivot and free.
-        pivots = np.array([np.interp(mean, np.arange(256), row) for mean, row in zip(means, table, strict=True)])
+    def _tone(self, stage: Tone) -> None:
+        pivots = _channel_means(self.image)
+        if self.table is not None:
+            # The mean after earlier tables: the table at the mean, good enough for a pivot and free.
+            pivots = np.array([np.interp(x, np.arange(256), row) for x, row in zip(pivots, self.table, strict=True)])
         slope, shift = _slope_shift(stage, pivots, float(self.maximum))
-        toned = np.clip(table * slope[:, None] + shift[:, None], 0, self.maximum)
+        self.line = np.stack([slope, shift], axis=1) if self.table is None and stage.gamma == 1 else None
+        toned = np.clip(self._table() * slope[:, None] + shift[:, None], 0, self.maximum)
         if stage.gamma != 1:
             toned = (toned / self.maximum) ** np.float32(stage.gamma) * self.maximum
-        return toned.astype(np.float32)
+        self.table = toned.astype(np.float32)
 
 
 def _run_float(image: np.ndarray, stages: Sequence[Stage], maximum: float) -> np.ndarray:
@@ -212,7 +213,8 @@ def _mix_rows(
     offset: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    # Table first, as rows into `out`: the look-ups are scalar, what follows is then vectorised over the row.
+    # Tones first, as rows into `out`: look-ups are scalar, what follows is then vectorised over the row. A table of two
+    # columns is a straight line, slope and shift, cheaper to compute than to look up.
     height, width = image.shape[0], image.shape[1]
     zero = np.float32(0)
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
@@ -221,8 +223,15 @@ def _mix_rows(
     s0, s1, s2, o0, o1, o2 = scale[0], scale[1], scale[2], offset[0], offset[1], offset[2]
     for y in range(height):
         for c in range(3):
-            for x in range(width):
-                out[c, y, x] = table[c, image[y, x, c]]
+            if table.shape[1] == 2:
+                slope, shift = table[c, 0], table[c, 1]
+                for x in range(width):
+                    value = np.float32(image[y, x, c]) * slope + shift
+                    value = zero if value < zero else value
+                    out[c, y, x] = maximum if value > maximum else value
+            else:
+                for x in range(width):
+                    out[c, y, x] = table[c, image[y, x, c]]
         for x in range(width):
             red, green, blue = out[0, y, x], out[1, y, x], out[2, y, x]
             p = m00 * red + m01 * green + m02 * blue

@@ -74,7 +74,8 @@ class Warp:
     @property
     def matrix(self) -> np.ndarray:
         """The product of the affine steps, (3, 3): the whole warp when nothing is displaced."""
-        return reduce(np.matmul, (step for step in self.steps if isinstance(step, np.ndarray)), np.eye(3))
+        matrices = [step for step in self.steps if isinstance(step, np.ndarray)]
+        return reduce(np.matmul, matrices) if matrices else np.eye(3)
 
     @property
     def is_affine(self) -> bool:
