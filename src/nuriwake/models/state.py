@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -54,16 +55,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> Any:
     _refuse_zip_bomb(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle protocols; what matters is raised
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # PyTorch names what it refused as "GLOBAL posix.system" or "Unsupported class foreign.Config".
-        foreign = re.search(r"(?:GLOBAL|Unsupported (?:global|class))\W+(?:GLOBAL\s+)?([\w.]+\.\w+)", str(error))
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign:
             raise UserError(
-                f"'{path}' holds a Python object of another program ({foreign[1]}); rebuilding it could execute code, so "
-                "the file is refused: save its state dict alone (arrays by name) and give that."
+                f"'{path}' holds an object of another program ({foreign[1]}); rebuilding it could execute code, so the file "
+                "is refused: save the state dict alone (arrays by name) and give that."
             ) from error
-        raise UserError(f"'{path}' is no file of weights, or a damaged one ({_first_line(error)}).") from error
+        # PyTorch's own advice here is to switch its protection off; nobody should follow it.
+        raise UserError(f"'{path}' is no PyTorch file of plain arrays, or a damaged one.") from error
     except Exception as error:
         # A damaged file surfaces as whatever the zip and pickle readers trip over (RuntimeError, EOFError, KeyError...).
         raise UserError(f"'{path}' is damaged or no file of weights ({_first_line(error)}).") from error
@@ -89,12 +92,10 @@ def _arrays(value: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(value, Mapping) or not value:
         raise UserError(f"'{path}' holds no named arrays; expected a state dict, found {_kind(value)}.")
-    other = [str(key) for key, item in value.items() if not isinstance(item, Tensor)]
+    other = {str(key): item for key, item in value.items() if not isinstance(item, Tensor)}
     if other:
-        raise UserError(
-            f"'{path}' is no state dict: {listed(other)} {'is' if len(other) == 1 else 'are'} no array "
-            f"(found {_kind(value[other[0]]) if other[0] in value else 'an object'})."
-        )
+        kinds = listed(sorted({type(item).__name__ for item in other.values()}))
+        raise UserError(f"'{path}' is no state dict (arrays by name): {listed(other)} are no arrays but {kinds}.")
     prefix = "module."
     if all(str(key).startswith(prefix) for key in value):
         return {str(key).removeprefix(prefix): item for key, item in value.items()}

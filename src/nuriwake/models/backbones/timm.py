@@ -13,7 +13,7 @@ from nuriwake.models.backbones.base import Backbone, Published
 from nuriwake.models.state import compare_state
 
 # timm's window and token models insist on their training size unless told so; which word they know differs by model.
-ANY_SIZE: tuple[dict[str, bool], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
+ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 class TimmBackbone(Backbone):
@@ -102,16 +102,29 @@ def _create(name: str, in_channels: int, output_stride: int) -> Any:
         raise UserError(f"timm has no model '{name}'.{did_you_mean(name, timm.list_models())}")
     extra: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     problem: Exception | None = None
-    for any_size in reversed(ANY_SIZE):
+    for any_size in ANY_SIZE:
         try:
-            return timm.create_model(
+            body = timm.create_model(
                 name, pretrained=False, features_only=True, in_chans=in_channels, **extra, **any_size
             )
         except TypeError as error:
             problem = error
+            continue
         except (RuntimeError, AttributeError, AssertionError, NotImplementedError, ValueError) as error:
             raise UserError(f"timm's '{name}' gives no feature maps ({error}).") from error
+        if not any_size:
+            _refuse_fixed_size(name)
+        return body
     raise UserError(f"timm's '{name}' cannot be built with these options ({problem}).")
+
+
+def _refuse_fixed_size(name: str) -> None:
+    import timm
+
+    settings = timm.get_pretrained_cfg(name)
+    if settings is not None and settings.fixed_input_size:
+        height, width = settings.input_size[-2:]
+        raise UserError(f"timm's '{name}' takes images of {height}x{width} pixels only; choose another backbone.")
 
 
 def _whole(name: str, in_channels: int) -> Any:

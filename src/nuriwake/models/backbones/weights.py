@@ -70,7 +70,8 @@ def load_backbone(backbone: Backbone, state: dict[str, Tensor], *, file: Path, w
         raise UserError(_refusal(misfit, len(published.shapes), file=file, who=who))
     backbone.load_state_dict({published.names[key]: item for key, item in kept.items()}, strict=False)
     note = f"{file.name}: {len(kept)} arrays fill the backbone '{who}'"
-    note += f", left out (behind the last feature map): {listed(left_out)}" if left_out else ""
+    layers = dict.fromkeys(key.rpartition(".")[0] for key in left_out)
+    note += f", left out (behind the last feature map): {listed(layers)}" if left_out else ""
     note += f"; {adapted}" if adapted else ""
     backbone.notes = (*backbone.notes, note + ".")
 
@@ -193,5 +194,5 @@ def _within(seconds: float, action: Callable[[], None]) -> Exception | None:
 def _by_hand(address: str, who: str, problem: Exception | None) -> str:
     return (
         f"The weights of '{who}' could not be fetched from {address} ({problem}); fetch the file on a machine with a "
-        f"network and give its path as the backbone weights (it ends in {' or '.join(SUFFIXES)}), or train without."
+        f"network and give its path as the backbone weights, or train without."
     )
