@@ -6,7 +6,7 @@ import numpy as np
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE
-from nuriwake.metrics.run_counting import count_runs, narrow
+from nuriwake.metrics.run_counting import BLOCK, count_runs, narrow
 
 if TYPE_CHECKING:
     import torch
@@ -159,13 +159,12 @@ def _table_fast(prediction: np.ndarray, target: np.ndarray, classes: int, ignore
     last = min(classes + 1, 255)
     shift = int(last).bit_length()
     table = np.zeros(((last + 1) << shift), np.int64)
-    for start in range(0, maps[0].size, _CHUNK):  # 32-bit histograms
-        histograms = np.zeros((4, table.size), np.uint32)
-        truth, predicted = (_words(labels[start : start + _CHUNK]) for labels in maps)
-        count_runs(truth, predicted, last, shift, histograms)
-        table += histograms.sum(0, dtype=np.int64)
-        # The last pixels that fill no word of 8 were filled up with ignore.
-        table[0] -= truth.size - min(_CHUNK, maps[0].size - start)
+    whole = maps[0].size // BLOCK * BLOCK
+    for start in range(0, whole, _CHUNK):  # the histograms have 32 bits
+        _add_counts(table, *(_aligned(labels[start : min(start + _CHUNK, whole)]) for labels in maps), last, shift)
+    if whole < maps[0].size:
+        _add_counts(table, *(_filled(labels[whole:]) for labels in maps), last, shift)
+        table[0] -= BLOCK - (maps[0].size - whole)
     out = np.zeros((classes + 2, classes + 2), np.int64)
     out[: last + 1, : last + 1] = table.reshape(last + 1, -1)[:, : last + 1]
     return out
@@ -186,11 +185,19 @@ def _as_bytes(labels: np.ndarray, classes: int, ignore: int | None) -> np.ndarra
     return out if known else None
 
 
-def _words(labels: np.ndarray) -> np.ndarray:
-    """`labels` (N,) uint8 as whole, aligned words of 8; a copy filled up with ignore where it is not already."""
-    if labels.size % 8 == 0 and labels.__array_interface__["data"][0] % 8 == 0:
-        return labels
-    out = np.full(-(-labels.size // 8) * 8, IGNORE, np.uint8)
+def _add_counts(table: np.ndarray, truth: np.ndarray, predicted: np.ndarray, last: int, shift: int) -> None:
+    histogram = np.zeros(4 * table.size, np.uint32)
+    count_runs(truth, predicted, last, shift, histogram)
+    table += histogram.reshape(4, -1).sum(0, dtype=np.int64)
+
+
+def _aligned(labels: np.ndarray) -> np.ndarray:
+    return labels if labels.__array_interface__["data"][0] % 8 == 0 else labels.copy()
+
+
+def _filled(labels: np.ndarray) -> np.ndarray:
+    """The last pixels, fewer than a block, filled up to one with ignore."""
+    out = np.full(BLOCK, IGNORE, np.uint8)
     out[: labels.size] = labels
     return out
 

@@ -20,31 +20,63 @@ _RETRY = 31
 
 
 @njit(cache=True, nogil=True)
-def count_runs(truth: np.ndarray, prediction: np.ndarray, last: int, shift: int, histograms: np.ndarray) -> None:
-    """Add the pairs of `truth` and `prediction` to `histograms`.
+def count_runs(truth: np.ndarray, prediction: np.ndarray, last: int, shift: int, histogram: np.ndarray) -> None:
+    """Add the pairs of `truth` and `prediction` to `histogram`.
 
     Args:
-        truth, prediction: (N,) uint8, contiguous, aligned to 8 bytes, N a multiple of 8; labels, 255 is ignore.
+        truth, prediction: (N,) uint8, contiguous, aligned to 8 bytes, N a multiple of BLOCK; labels, 255 is ignore.
         last: the slot of unknown labels, at most 255.
-        shift: bits of a prediction slot.
-        histograms: (4, R) uint32; cell `truth slot << shift | prediction slot`; the count is the sum over the first axis.
+        shift: bits of a prediction slot; the cell of a pair is `truth slot << shift | prediction slot`.
+        histogram: (4 * R,) uint32, four histograms one after the other; the count of a cell is the sum of the four.
     """
+    # One long function on purpose: handing arrays to helpers costs a reference count per call, many times the counting.
     truth_words, prediction_words = truth.view(np.uint64), prediction.view(np.uint64)
     codes = np.empty(BLOCK, np.uint16)
+    lane = histogram.size // 4
+    lane_0, lane_1 = histogram[:lane], histogram[lane : 2 * lane]
+    lane_2, lane_3 = histogram[2 * lane : 3 * lane], histogram[3 * lane :]
     noisy = False
-    blocks = truth.size // BLOCK
-    for block in range(blocks):
-        word = np.uint64(block * 8)
-        if _is_run(truth_words, prediction_words, word):
-            code = _code(truth_words[word], prediction_words[word], last, shift)
-            histograms[block & 3, code] += np.uint32(BLOCK)
-        elif noisy:
-            _count_pixels(truth, prediction, np.uint64(block * BLOCK), BLOCK, last, shift, histograms, codes)
+    for block in range(truth.size // BLOCK):
+        first = np.uint64(block * 8)
+        left, right = truth_words[first], prediction_words[first]
+        left_run, right_run = _repeat(left), _repeat(right)
+        different = np.uint64(0)
+        for i in range(8):
+            at = first + np.uint64(i)
+            different |= (truth_words[at] ^ left_run) | (prediction_words[at] ^ right_run)
+        if different == 0:
+            lane_0[_word_code(left, right, last, shift)] += np.uint32(BLOCK)
+            continue
+        if noisy:
+            # Two loops, because the first becomes vector instructions only when it stands alone.
+            pixel = np.uint64(block * BLOCK)
+            for i in range(BLOCK):
+                at = pixel + np.uint64(i)
+                codes[i] = _code(truth[at], prediction[at], last, shift)
+            for i in range(0, BLOCK, 4):
+                lane_0[codes[np.uint64(i)]] += np.uint32(1)
+                lane_1[codes[np.uint64(i + 1)]] += np.uint32(1)
+                lane_2[codes[np.uint64(i + 2)]] += np.uint32(1)
+                lane_3[codes[np.uint64(i + 3)]] += np.uint32(1)
             noisy = (block & _RETRY) != 0
-        else:
-            noisy = _count_words(truth, prediction, word, 8, last, shift, histograms, codes) >= 7
-    rest = truth_words.size - blocks * 8
-    _count_words(truth, prediction, np.uint64(blocks * 8), rest, last, shift, histograms, codes)
+            continue
+        mixed = 0
+        for i in range(8):
+            word = first + np.uint64(i)
+            left, right = truth_words[word], prediction_words[word]
+            if (left ^ _repeat(left)) | (right ^ _repeat(right)) == 0:
+                lane_1[_word_code(left, right, last, shift)] += np.uint32(8)
+                continue
+            mixed += 1
+            for j in range(8):
+                at = word * np.uint64(8) + np.uint64(j)
+                codes[j] = _code(truth[at], prediction[at], last, shift)
+            for j in range(0, 8, 4):
+                lane_0[codes[np.uint64(j)]] += np.uint32(1)
+                lane_1[codes[np.uint64(j + 1)]] += np.uint32(1)
+                lane_2[codes[np.uint64(j + 2)]] += np.uint32(1)
+                lane_3[codes[np.uint64(j + 3)]] += np.uint32(1)
+        noisy = mixed >= 7
 
 
 @njit(cache=True, nogil=True)
@@ -60,73 +92,18 @@ def narrow(labels: np.ndarray, out: np.ndarray, classes: int, ignore: int) -> bo
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _is_run(truth_words: np.ndarray, prediction_words: np.ndarray, word: int) -> bool:
-    truth, prediction = _repeat(truth_words[word]), _repeat(prediction_words[word])
-    different = np.uint64(0)
-    for i in range(8):
-        at = word + np.uint64(i)
-        different |= (truth_words[at] ^ truth) | (prediction_words[at] ^ prediction)
-    return different == 0
-
-
-@njit(cache=True, nogil=True, inline="always")
 def _repeat(word: int) -> int:
+    """The first byte of `word` in all its bytes."""
     return (word & np.uint64(255)) * np.uint64(_BYTES)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _slot(label: int, last: int) -> int:
-    return min(np.uint8(label + np.uint8(1)), np.uint8(last))
+def _word_code(left: int, right: int, last: int, shift: int) -> int:
+    return np.uint64(_code(np.uint8(left & np.uint64(255)), np.uint8(right & np.uint64(255)), last, shift))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _code(truth_word: int, prediction_word: int, last: int, shift: int) -> int:
-    truth = _slot(np.uint8(truth_word & np.uint64(255)), last)
-    prediction = _slot(np.uint8(prediction_word & np.uint64(255)), last)
-    return (np.uint64(truth) << np.uint64(shift)) | np.uint64(prediction)
-
-
-@njit(cache=True, nogil=True)
-def _count_words(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    first: int,
-    words: int,
-    last: int,
-    shift: int,
-    histograms: np.ndarray,
-    codes: np.ndarray,
-) -> int:
-    """Count `words` words of 8 pixels from word `first` on; returns how many of them were mixed."""
-    truth_words, prediction_words = truth.view(np.uint64), prediction.view(np.uint64)
-    mixed = 0
-    for i in range(words):
-        word = first + np.uint64(i)
-        left, right = truth_words[word], prediction_words[word]
-        if (left ^ _repeat(left)) | (right ^ _repeat(right)) == 0:
-            histograms[i & 3, _code(left, right, last, shift)] += np.uint32(8)
-        else:
-            mixed += 1
-            _count_pixels(truth, prediction, word * np.uint64(8), 8, last, shift, histograms, codes)
-    return mixed
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _count_pixels(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    first: int,
-    pixels: int,
-    last: int,
-    shift: int,
-    histograms: np.ndarray,
-    codes: np.ndarray,
-) -> None:
-    # Two loops, because the first one becomes vector instructions only when it is alone.
-    for i in range(pixels):
-        at = first + np.uint64(i)
-        row = np.uint16(_slot(truth[at], last))
-        codes[i] = np.uint16((row << np.uint16(shift)) | np.uint16(_slot(prediction[at], last)))
-    for i in range(0, pixels, 4):
-        for lane in range(4):
-            histograms[lane, codes[np.uint64(i + lane)]] += np.uint32(1)
+def _code(truth: int, prediction: int, last: int, shift: int) -> int:
+    row = np.uint16(min(np.uint8(truth + np.uint8(1)), np.uint8(last)))
+    column = np.uint16(min(np.uint8(prediction + np.uint8(1)), np.uint8(last)))
+    return np.uint16((row << np.uint16(shift)) | column)

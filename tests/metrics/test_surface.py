@@ -1,0 +1,262 @@
+"""Surface distances against all pairs of points, MONAI, scikit-image and DeepMind's package."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.targets import SemanticMap
+from nuriwake.metrics.surface import average_surface_distance, hausdorff_distance, normalised_surface_dice
+from nuriwake.metrics.surface_metric import SURFACE_METRICS, SurfaceMetric
+
+SPACINGS = [(1.0, 1.0), (0.5, 0.5), (2.0, 0.7)]
+DEFINITIONS = ("directed_max", "pooled", "surface_weighted")
+
+
+def blob(generator, size, level=0.0):
+    mask = ndimage.gaussian_filter(generator.standard_normal(size), 2) > level
+    mask[size[0] // 2, size[1] // 2] = True
+    return mask
+
+
+def edge_points(mask):
+    """Pixels with a 4-neighbour outside, one by one."""
+    height, width = mask.shape
+    inside = lambda y, x: 0 <= y < height and 0 <= x < width and mask[y, x]  # noqa: E731
+    return [
+        (y, x)
+        for y, x in np.argwhere(mask)
+        if not all((inside(y - 1, x), inside(y + 1, x), inside(y, x - 1), inside(y, x + 1)))
+    ]
+
+
+def surfel_points(mask, spacing):
+    """Corner points and the length of line at each, from the pieces of line between pixel centres of the dual grid."""
+    padded, points, lengths = np.pad(mask, 1), [], []
+    height, width = spacing
+    for y in range(mask.shape[0] + 1):
+        for x in range(mask.shape[1] + 1):
+            square = padded[y : y + 2, x : x + 2]
+            total = int(square.sum())
+            if total in (1, 3):
+                length = math.hypot(height / 2, width / 2)
+            elif total == 2:
+                across = square[0, 0] == square[1, 1]
+                length = (
+                    2 * math.hypot(height / 2, width / 2)
+                    if across
+                    else width
+                    if square[0, 0] == square[0, 1]
+                    else height
+                )
+            else:
+                continue
+            points.append((y, x))
+            lengths.append(length)
+    return points, np.array(lengths)
+
+
+def nearest(starts, ends, spacing):
+    """For each start the distance to the nearest end, over all pairs."""
+    starts, ends = np.array(starts) * spacing, np.array(ends) * spacing
+    return np.sqrt(((starts[:, None] - ends[None]) ** 2).sum(-1)).min(1)
+
+
+def weighted(distances, lengths, percentile):
+    done = 0.0
+    for index in np.argsort(distances, kind="stable"):
+        done += lengths[index]
+        if done / lengths.sum() >= percentile / 100 - 1e-12:
+            return distances[index]
+    return distances.max()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(3, 26),
+    width=st.integers(3, 26),
+    spacing=st.sampled_from(SPACINGS),
+)
+def test_equals_all_pairs_of_points(seed, height, width, spacing):
+    generator = np.random.default_rng(seed)
+    prediction, target = (blob(generator, (height, width), level) for level in (0.0, 0.1))
+    edges = edge_points(prediction), edge_points(target)
+    to_target, to_prediction = nearest(*edges, spacing), nearest(*edges[::-1], spacing)
+    pooled = np.concatenate([to_target, to_prediction])
+
+    def found(definition, percentile=95.0):
+        return hausdorff_distance(prediction, target, definition=definition, percentile=percentile, spacing=spacing)
+
+    assert found("directed_max") == pytest.approx(max(np.percentile(to_target, 95), np.percentile(to_prediction, 95)))
+    assert found("pooled") == pytest.approx(np.percentile(pooled, 95))
+    assert found("directed_max", 100) == found("pooled", 100) == pytest.approx(pooled.max())
+    assert average_surface_distance(prediction, target, spacing=spacing) == pytest.approx(pooled.mean())
+
+    (points, lengths), (truth, truth_lengths) = surfel_points(prediction, spacing), surfel_points(target, spacing)
+    to_truth, to_points = nearest(points, truth, spacing), nearest(truth, points, spacing)
+    tolerance = 1.01 * spacing[0]
+    close = lengths[to_truth <= tolerance].sum() + truth_lengths[to_points <= tolerance].sum()
+    nsd = normalised_surface_dice(prediction, target, tolerance=tolerance, spacing=spacing)
+    assert nsd == pytest.approx(close / (lengths.sum() + truth_lengths.sum()))
+    allowed = {
+        max(weighted(to_truth, lengths, 95 + nudge), weighted(to_points, truth_lengths, 95 + nudge))
+        for nudge in (-1e-7, 0, 1e-7)
+    }
+    assert any(found("surface_weighted") == pytest.approx(value) for value in allowed)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_equals_monai(spacing):
+    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
+    generator = np.random.default_rng(8)
+    for _ in range(5):
+        prediction, target = blob(generator, (60, 70), 0.05), blob(generator, (60, 70))
+        tensors = [torch.from_numpy(mask)[None, None] for mask in (prediction, target)]
+        theirs = metrics.compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)
+        assert hausdorff_distance(prediction, target, spacing=spacing) == pytest.approx(theirs.item(), rel=1e-5)
+        plain = metrics.compute_hausdorff_distance(*tensors, include_background=True, spacing=spacing)
+        assert hausdorff_distance(prediction, target, percentile=100, spacing=spacing) == pytest.approx(
+            plain.item(), rel=1e-5
+        )
+        average = metrics.compute_average_surface_distance(
+            *tensors, include_background=True, symmetric=True, spacing=spacing
+        )
+        assert average_surface_distance(prediction, target, spacing=spacing) == pytest.approx(average.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_equals_deepmind(spacing):
+    package = pytest.importorskip("surface_distance")
+    generator = np.random.default_rng(9)
+    for _ in range(5):
+        prediction, target = blob(generator, (60, 70), 0.05), blob(generator, (60, 70))
+        theirs = package.compute_surface_distances(target, prediction, spacing)
+        ours = hausdorff_distance(prediction, target, definition="surface_weighted", spacing=spacing)
+        assert ours == pytest.approx(package.compute_robust_hausdorff(theirs, 95))
+        for tolerance in (0.0, 0.7, 2.0):
+            expected = package.compute_surface_dice_at_tolerance(theirs, tolerance)
+            assert normalised_surface_dice(prediction, target, tolerance=tolerance, spacing=spacing) == pytest.approx(
+                expected
+            )
+
+
+def test_equals_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    generator = np.random.default_rng(10)
+    prediction, target = blob(generator, (40, 40), 0.05), blob(generator, (40, 40))
+    edges = [np.zeros((40, 40), bool) for _ in range(2)]
+    for edge, mask in zip(edges, (prediction, target), strict=True):
+        edge[tuple(np.array(edge_points(mask)).T)] = True
+    assert hausdorff_distance(prediction, target, percentile=100) == pytest.approx(metrics.hausdorff_distance(*edges))
+
+
+def test_two_squares_by_hand():
+    target, prediction = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
+    target[5:15, 5:15], prediction[5:15, 8:18] = True, True
+    for definition in DEFINITIONS:
+        assert hausdorff_distance(target, prediction, definition=definition) == 3
+        assert hausdorff_distance(target, prediction, definition=definition, spacing=(1, 2)) == pytest.approx(
+            6, abs=2.1
+        )
+    assert normalised_surface_dice(target, prediction, tolerance=3) == 1
+    assert hausdorff_distance(target, target) == 0
+    assert normalised_surface_dice(target, target, tolerance=0) == 1
+
+
+def test_the_three_definitions_differ():
+    target, prediction = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    target[10:50, 10:50], prediction[10:50, 10:50] = True, True
+    prediction[28:31, 50:60] = True
+    found = {hausdorff_distance(prediction, target, definition=definition) for definition in DEFINITIONS}
+    assert len(found) == 3
+
+
+def test_empty_masks():
+    empty, full = np.zeros((5, 6), bool), np.ones((5, 6), bool)
+    for definition in DEFINITIONS:
+        assert math.isnan(hausdorff_distance(empty, empty, definition=definition))
+        assert hausdorff_distance(empty, full, definition=definition) == math.inf
+        assert hausdorff_distance(full, empty, definition=definition) == math.inf
+    assert math.isnan(average_surface_distance(empty, empty))
+    assert average_surface_distance(full, empty) == math.inf
+    assert math.isnan(normalised_surface_dice(empty, empty, tolerance=1))
+    assert normalised_surface_dice(full, empty, tolerance=1) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"definition": "maximum"}, "directed_max, pooled or surface_weighted, found 'maximum'"),
+        ({"percentile": 0}, "above 0 and at most 100"),
+        ({"spacing": (1.0, 0.0)}, "both above 0"),
+    ],
+)
+def test_wrong_settings(arguments, message):
+    mask = np.ones((3, 3), bool)
+    with pytest.raises(UserError, match=message):
+        hausdorff_distance(mask, mask, **arguments)
+
+
+def test_wrong_masks():
+    mask = np.ones((3, 3), bool)
+    with pytest.raises(UserError, match="of one size"):
+        average_surface_distance(mask, np.ones((3, 4), bool))
+    with pytest.raises(UserError, match="bool masks, found bool and uint8"):
+        average_surface_distance(mask, np.ones((3, 3), np.uint8))
+    with pytest.raises(UserError, match="at least 0"):
+        normalised_surface_dice(mask, mask, tolerance=-1)
+
+
+SPACE = LabelSpace(("background", "left", "right"))
+
+
+def some_maps(seed, kinds=3):
+    generator = np.random.default_rng(seed)
+    fields = [ndimage.gaussian_filter(generator.standard_normal((30, 32)), 3) for _ in range(kinds)]
+    return SemanticMap(np.argmax(fields, 0).astype(np.uint8), SPACE)
+
+
+def test_the_data_set_means_say_what_they_go_over():
+    metric = SurfaceMetric(SPACE, tolerance=2.0)
+    nothing = SemanticMap(np.zeros((30, 32), np.uint8), SPACE)
+    image = metric.update(some_maps(0), some_maps(1), spacing=(2.0, 2.0))
+    assert set(image) == {"left", "right"}
+    assert set(image["left"]) == set(SURFACE_METRICS)
+    metric.update(nothing, some_maps(2))
+    metric.update(some_maps(3), nothing)
+    metric.update(nothing, nothing)
+    left = metric.per_class()["left"]
+    assert (left.images, left.missed, left.invented, left.absent) == (1, 1, 1, 1)
+    assert left.means["hd95_pooled"] == pytest.approx(image["left"]["hd95_pooled"])
+    assert left.means["nsd"] == pytest.approx(image["left"]["nsd"] / 3)
+    assert metric.compute()["hausdorff"] == pytest.approx(
+        (image["left"]["hausdorff"] + image["right"]["hausdorff"]) / 2
+    )
+    assert all(math.isnan(value) for value in SurfaceMetric(SPACE).compute().values())
+
+
+def test_surface_metric_merges():
+    whole, first, second = (SurfaceMetric(SPACE) for _ in range(3))
+    for seed in range(4):
+        for metric in (whole, first if seed % 2 else second):
+            metric.update(some_maps(seed), some_maps(seed + 100))
+    first.merge(second)
+    assert first.compute() == pytest.approx(whole.compute())
+    with pytest.raises(UserError, match="same tolerance"):
+        first.merge(SurfaceMetric(SPACE, tolerance=2))
+
+
+def test_ignored_pixels_belong_to_no_mask_and_layers_are_measured_one_by_one():
+    space = LabelSpace(("vessel", "lesion"), exclusive=False)
+    target, prediction = np.zeros((20, 20, 2), np.uint8), np.zeros((20, 20, 2), np.uint8)
+    target[4:10, 4:10, 1], prediction[4:10, 4:10, 1] = 1, 1
+    target[15:, :, 1], prediction[15:, :, 1] = IGNORE, 1
+    image = SurfaceMetric(space).update(SemanticMap(prediction, space), SemanticMap(target, space))
+    assert image["lesion"]["hausdorff"] == 0
+    assert math.isnan(image["vessel"]["hausdorff"])
