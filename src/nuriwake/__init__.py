@@ -1,3 +1,50 @@
-"""nuriwake: image segmentation with PyTorch."""
+"""nuriwake: image segmentation with PyTorch.
+
+import nuriwake as nw
+
+run = nw.train("photos", model="unet_mobilenet_v2", out="runs/a")
+predictor = nw.load("runs/a")
+result = predictor(image)  # SemanticMap
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
+
+if TYPE_CHECKING:
+    from nuriwake.api import describe, evaluate, load, open_data, open_run, train
+    from nuriwake.inference.predictor import Predictor
+    from nuriwake.inference.settings import PredictSettings
 
 __version__ = "0.1.0"
+
+# PyTorch takes seconds to import; `nuriwake --help` and reading label files should not wait for it.
+_LATE = {
+    "train": "nuriwake.api",
+    "load": "nuriwake.api",
+    "evaluate": "nuriwake.api",
+    "describe": "nuriwake.api",
+    "open_data": "nuriwake.api",
+    "open_run": "nuriwake.api",
+    "Predictor": "nuriwake.inference.predictor",
+    "PredictSettings": "nuriwake.inference.settings",
+}
+
+__all__ = [
+    "IGNORE", "LabelSpace", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap", "UserError",
+    "describe", "evaluate", "load", "open_data", "open_run", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'nuriwake' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATE])

@@ -1,0 +1,5 @@
+"""`python -m nuriwake` is the command `nuriwake`."""
+
+from nuriwake.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""The public face: what `import nuriwake as nw` offers. Everything here is also reachable room by room."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nuriwake.data.formats import open_data
+from nuriwake.data.images import read_image
+from nuriwake.engine.config import RunConfig, override, read_overrides
+from nuriwake.engine.evaluate import Evaluation, EvaluationRequest
+from nuriwake.engine.evaluate import evaluate as evaluate_predictor
+from nuriwake.engine.progress import Bar
+from nuriwake.engine.report import write_run_report
+from nuriwake.engine.run import Run, open_run
+from nuriwake.engine.train import train as train_run
+from nuriwake.inference.predictor import Precision, Predictor
+from nuriwake.inference.settings import PredictSettings
+from nuriwake.recipes import build_config
+from nuriwake.tasks import get_task
+from nuriwake.weights.bundle import Bundle, find_bundle, load_predictor, read_bundle
+
+DEFAULT_MODEL = "unet_mobilenet_v2"
+
+
+def train(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    out: str | Path = "runs/latest",
+    budget: str | float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train a model on a data set and return the finished run.
+
+    Args:
+        data: a folder whose format is recognised, or a YAML file that describes the data.
+        model: one of `nuriwake models`; None takes `DEFAULT_MODEL`.
+        out: the run folder; it must not hold a run yet, unless `resume`.
+        budget: wall-clock time for everything, "10m" or seconds; None trains for the epochs of the recipe.
+        overrides: fields of `RunConfig`, nested or dotted: {"optim.learning_rate": 3e-4, "epochs": 40}.
+        resume: go on with the run in `out`.
+        say: receives a line for each thing that was chosen, recognised or measured.
+
+    Raises:
+        UserError: the data, a field or the folder do not do; one sentence says what to mend.
+        RunError: the loss stayed not finite, or the disk is full.
+    """
+    config = configure(data, model=model, out=out, layers=({"budget": budget} if budget else {}, overrides or {}))
+    return train_config(config, resume=resume, say=say)
+
+
+def configure(
+    data: str | Path, *, model: str | None, out: str | Path, layers: tuple[Mapping[str, Any], ...] = ()
+) -> RunConfig:
+    """The recipe of the model, with each of `layers` over it; later ones win.
+
+    `model` None takes the name from the layers, and failing that `DEFAULT_MODEL`.
+    """
+    name = model or next((found for layer in reversed(layers) if (found := _model_name(layer))), DEFAULT_MODEL)
+    config = build_config(data, name)
+    for layer in (*layers, {"out": str(out), "model.name": name}):
+        config = override(config, layer)
+    return config
+
+
+def train_config(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> Run:
+    """Train as `config` says and write the report beside it; processes other than the leader of a team write nothing."""
+    run = train_run(config, resume=resume, report=say)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts one process per GPU; one of them writes
+        data = open_data(run.config.data.path, format=run.config.data.format, val_share=run.config.data.val_share)
+        say(f"report: {write_run_report(run, data, load(run.folder))}")
+    return run
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: Precision = "float32",
+    settings: PredictSettings | None = None,
+) -> Predictor:
+    """A predictor from a run folder or a bundle file: `predictor(image)` -> `SemanticMap`.
+
+    Args:
+        path: a run folder, or a bundle (`*.safetensors`) anywhere.
+        device: auto, cpu, cuda or cuda:N.
+        precision: of the network's arithmetic.
+        settings: tiles, test-time augmentation, thresholds, post-processing; None takes the bundle's.
+
+    Raises:
+        UserError: there is no bundle, or it is damaged.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_predictor(path, device=device, precision=precision, settings=settings, read=read_image)
+
+
+def evaluate(
+    path: str | Path,
+    data: str | Path,
+    *,
+    split: str = "val",
+    boundary: bool = False,
+    settings: PredictSettings | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Evaluate a run or bundle on a split of a data set.
+
+    Args:
+        path: a run folder or a bundle file.
+        data: as in `train`. Where the data have no splits, the one that the training made is made again.
+        split: the name of the split.
+        boundary: boundary IoU as well.
+        settings: as in `load`.
+
+    Raises:
+        UserError: no such bundle, data or split, or data with other classes than the model's.
+    """
+    bundle = describe(path)
+    share = bundle.config.get("data", {}).get("val_share", 0.2)
+    found = open_data(data, val_share=share)
+    records = found.records(split)
+    task = get_task(bundle.task)
+    request = EvaluationRequest(task, task.headline_name(found.space, None), boundary=boundary)
+    predictor = load(path, device=device, settings=settings)
+    with Bar(shown=True) as bar:
+        return evaluate_predictor(
+            predictor,
+            found,
+            records,
+            request=request,
+            tick=lambda count: bar.show(count / len(records), f"{count} of {len(records)} images", doing="evaluate"),
+        )
+
+
+def describe(path: str | Path) -> Bundle:
+    """What a bundle or the bundle of a run says of itself: classes, preprocessing, scores, licence, configuration."""
+    return read_bundle(find_bundle(path))[0]
+
+
+__all__ = [
+    "DEFAULT_MODEL", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
+    "configure", "describe", "evaluate", "load", "open_data", "open_run", "read_overrides", "train", "train_config",
+]  # fmt: skip
+
+
+def _model_name(layer: Mapping[str, Any]) -> str | None:
+    model = layer.get("model")
+    return layer.get("model.name") or (model.get("name") if isinstance(model, Mapping) else None)

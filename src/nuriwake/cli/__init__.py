@@ -1,0 +1,68 @@
+"""The command line: one typed function per verb, one file each; imported only when its verb is called."""
+
+import errno
+import sys
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from nuriwake import __version__
+from nuriwake.core.errors import RunError, UserError
+
+app = App(
+    name="nuriwake",
+    help="Image segmentation: train, evaluate, predict.",
+    version=__version__,
+    help_format="plaintext",
+)
+VERBS = {
+    "train": "Train a model on a folder of images and masks.",
+    "evaluate": "Score a run or bundle on a split of a data set.",
+    "predict": "Predict images: label PNG, overlay, predictions.json.",
+    "plot": "Draw a run's history, classes, confusion matrix and report.",
+    "models": "List the models there are.",
+    "demo-data": "Draw a small data set to try everything on.",
+}
+"""Verb -> help; the verb `some-verb` is the function `some_verb` in the file of that name."""
+
+for verb, summary in VERBS.items():
+    function = verb.replace("-", "_")
+    app.command(f"nuriwake.cli.{function}:{function}", name=verb, help=summary)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb and leave with its exit code: 0 done, 1 the work failed, 2 what the user gave is wrong, 130 stopped."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one verb; every failure a user can cause or mend is one sentence on standard error. Returns the exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except (UserError, RunError) as error:
+        return _fail(str(error), error.exit_code)
+    except CycloptsError as error:
+        return _fail(f"{error} See 'nuriwake {arguments[0] if arguments else ''} --help'.".replace("  ", " "), 2)
+    except OSError as error:
+        return _fail(_sentence(error), 1)
+    except KeyboardInterrupt:
+        return _fail("Stopped.", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    # No markup: a file name may hold brackets.
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"nuriwake: {message}", markup=False)
+    return code
+
+
+def _sentence(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    hints = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again (a training goes on with --resume).",
+        errno.EROFS: "the file system is read-only; choose another folder with --out.",
+        errno.EACCES: "no permission; choose another folder or change its permissions.",
+        errno.EPERM: "not permitted; choose another folder or change its permissions.",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again.",
+    }
+    return where + hints.get(error.errno or 0, f"{error.strerror or error}.")

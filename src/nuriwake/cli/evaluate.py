@@ -1,0 +1,43 @@
+"""`nuriwake evaluate`."""
+
+import json
+from pathlib import Path
+
+
+def evaluate(
+    run: Path, data: Path, *, split: str = "val", boundary: bool = False, device: str = "auto", as_json: bool = False
+) -> None:
+    """Score a run or bundle on a split of a data set.
+
+    Args:
+        run: a run folder or a bundle file.
+        data: a folder whose format is recognised, or a YAML file that describes the data.
+        split: the name of the split.
+        boundary: boundary IoU as well (slower).
+        device: auto, cpu, cuda or cuda:N.
+        as_json: print everything as one JSON object instead of tables.
+    """
+    from nuriwake.api import evaluate as evaluate_data
+
+    found = evaluate_data(run, data, split=split, boundary=boundary, device=device)
+    if as_json:
+        print(json.dumps(found.plain(), ensure_ascii=False, indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    scores = Table("score", "value", title=f"{data}, {split}: {len(found.images)} images", title_justify="left")
+    for name, value in found.scores.items():
+        scores.add_row(name, _number(value))
+    columns = sorted({score for row in found.per_class.values() for score in row})
+    classes = Table("class", *columns)
+    for name, row in found.per_class.items():
+        classes.add_row(name, *(_number(row.get(column)) for column in columns))
+    console.print(scores, classes)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4f}"
