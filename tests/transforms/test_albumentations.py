@@ -1,0 +1,84 @@
+"""A user's albumentations pipeline."""
+
+import os
+
+import numpy as np
+import pytest
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
+from nuriwake.transforms import from_albumentations
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+A = pytest.importorskip("albumentations")
+
+SPACE = LabelSpace(("a", "b", "c"))
+
+
+def sample(channels=3, dtype="uint8", space=SPACE):
+    rng = np.random.default_rng(0)
+    image = (rng.random((40, 50, channels)) * (1 if dtype == "float32" else 255)).astype(dtype)
+    shape = (40, 50) if space.exclusive else (40, 50, len(space))
+    return Sample(image, SemanticMap(rng.integers(0, 2, shape).astype(np.uint8), space), name="x")
+
+
+def compose(*more):
+    return A.Compose([A.HorizontalFlip(p=0.5), A.Rotate(30, fill_mask=255, p=1.0), A.RandomCrop(32, 32), *more])
+
+
+def test_same_seed_same_sample_whatever_came_before():
+    transform = from_albumentations(compose(A.RandomBrightnessContrast(p=1.0)), size=(32, 32))
+    first = transform(sample(), np.random.default_rng([0, 1, 2]))
+    other = transform(sample(), np.random.default_rng([0, 1, 3]))
+    again = transform(sample(), np.random.default_rng([0, 1, 2]))
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.target.labels, again.target.labels)
+    assert (first.image != other.image).any()
+    assert first.name == "x"
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (5, "uint8"), (3, "float32")])
+def test_channels_and_dtypes(channels, dtype):
+    out = from_albumentations(compose())(sample(channels, dtype), np.random.default_rng(0))
+    assert out.image.shape == (32, 32, channels)
+    assert out.image.dtype == np.dtype(dtype)
+
+
+def test_layers_and_no_target():
+    many = LabelSpace(("a", "b", "c", "d", "e"), exclusive=False)
+    transform = from_albumentations(compose())
+    assert transform(sample(space=many), np.random.default_rng(0)).target.labels.shape == (32, 32, 5)
+    assert transform(Sample(sample().image), np.random.default_rng(0)).target is None
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_steps_that_are_ours_are_refused(nested):
+    from albumentations.pytorch import ToTensorV2
+
+    for step in (ToTensorV2(), A.Normalize()):
+        with pytest.raises(UserError, match=f"contains {type(step).__name__}; take it out"):
+            from_albumentations(compose(A.Sequential([step]) if nested else step))
+
+
+def test_another_size_is_refused():
+    with pytest.raises(UserError, match=r"returned 32x32 .* for 'x', but training needs 64x64"):
+        from_albumentations(compose(), size=(64, 64))(sample(), np.random.default_rng(0))
+
+
+def test_what_cannot_be_seeded_is_refused():
+    with pytest.raises(UserError, match="without set_random_seed"):
+        from_albumentations(lambda image, mask: {"image": image, "mask": mask})
+
+
+def test_what_comes_back_is_checked():
+    class Odd:
+        def set_random_seed(self, seed):
+            pass
+
+        def __call__(self, image, mask):
+            return {"image": image.astype(np.float64), "mask": mask}
+
+    with pytest.raises(UserError, match="float64"):
+        from_albumentations(Odd())(sample(), np.random.default_rng(0))
