@@ -22,6 +22,9 @@ _SYNONYMS = {
     "testing": "test", "trainval": "trainval",
 }  # fmt: skip
 
+# What read_image makes of other types; it refuses the rest of what a TIFF may hold.
+_READ_AS = {"float64": "float32", "float16": "float32", "bool": "uint8"}
+
 DEFAULT_VAL_SHARE, DEFAULT_SEED = 0.2, 0
 
 
@@ -56,6 +59,8 @@ def assemble(
     final, split_notes = _final_splits(root, splits, description)
     headers = each(lambda record: image_header(record.image), chosen := spread(records, MOST_HEADERS))
     channels, dtype, image_notes = _image_kind(root, chosen, headers)
+    if len(chosen) < len(records):
+        image_notes.append(f"{len(chosen)} of {len(records)} images were looked at; every one is checked when read.")
     return DataSet(
         root,
         format,
@@ -71,17 +76,14 @@ def assemble(
 
 def _image_kind(root: Path, records: Sequence[Record], headers: Sequence[ImageHeader]) -> tuple[int, str, list[str]]:
     """(channels, dtype, notes), when all images go together."""
-    # float64 is read as float32 and 1-bit TIFF as 8 bit; the rest of what a TIFF may hold is refused by read_image.
-    kinds = Counter(
-        (header.channels, {"float64": "float32", "float16": "float32", "bool": "uint8"}.get(header.dtype, header.dtype))
-        for header in headers
-    )
-    notes = [_count(len(headers), "image") + " looked at, evenly spaced."] if len(headers) == MOST_HEADERS else []
+    kind_of = [(header.channels, _READ_AS.get(header.dtype, header.dtype)) for header in headers]
+    kinds = Counter(kind_of)
+    notes: list[str] = []
     dtypes, channels = {dtype for _, dtype in kinds}, {count for count, _ in kinds}
     if len(dtypes) > 1 or (len(channels) > 1 and channels != {1, 3}):
         found = "; ".join(f"{number} of {count} channels {dtype}" for (count, dtype), number in kinds.most_common())
         rare = kinds.most_common()[-1][0]
-        example = next(r.image for r, h in zip(records, headers, strict=True) if (h.channels, h.dtype) == rare or h)
+        example = records[list(kind_of).index(rare)].image
         raise UserError(f"{root}: all images must have the same channels and type, found {found} (such as {example}).")
     if len(channels) > 1:
         grey = sum(number for (count, _), number in kinds.items() if count == 1)

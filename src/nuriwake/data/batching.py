@@ -121,7 +121,8 @@ class Loader(DataLoader[Any]):
                     raise UserError(batch.message)
                 yield batch
         except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+            text = str(error)
+            if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
                 raise RunError(
                     "A data loading process was killed, most often because memory (or the shared memory of a container) "
                     "ran out; use fewer workers or smaller batches."

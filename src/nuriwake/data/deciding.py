@@ -119,7 +119,9 @@ def _named(root: Path, seen: Observed, classes: ClassList) -> Decision:
     if classes.ignore is None and count == 2 and values <= {0, 255} and 255 in values:
         return Decision(LabelSpace(classes.names), from_mapping({0: 0, 255: 1}), (_zero_255(),))
     ignored = _ignored(classes, dict.fromkeys(range(count), 0))
-    known = set(range(count)) | set(ignored)
+    # With one name and masks of 0 and 255 the background was forgotten; ignoring 255 would leave nothing but class 0.
+    forgotten = classes.ignore is None and count == 1 and values == {0, 255}
+    known = set(range(count)) | (set() if forgotten else set(ignored))
     _refuse_beyond(root, seen, known, classes)
     notes = [f"Mask value {value} is ignored." for value in ignored if value in values]
     return Decision(LabelSpace(classes.names), identity(count, tuple(ignored)), tuple(notes))
@@ -211,7 +213,9 @@ def _refuse_beyond(root: Path, seen: Observed, known: set[int], classes: ClassLi
     hint = ""
     if not classes.values and min(seen.values) >= 1 and max(set(seen.values) - {255}, default=0) == count:
         hint = f" Values run from 1 to {count}: labels count from 0, so the masks are shifted by one."
-    elif not classes.values and beyond == [count] and 0 in seen.values:
+    elif not classes.values and seen.sixteen_bit and count == 2:
+        hint = " If they are instance ids, 'threshold: 1' in a YAML description makes every id foreground."
+    elif not classes.values and 0 in seen.values and (beyond == [count] or (count == 1 and beyond == [255])):
         hint = " Is a background class missing at the head of the class list?"
     raise UserError(
         f"{root}: mask values beyond the {count} classes of {classes.source or 'the description'} (values 0..{count - 1}): "

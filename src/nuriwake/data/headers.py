@@ -190,7 +190,8 @@ def _tiff(data: Buffer, path: Path) -> ImageHeader:
     if "Y" not in shape or "X" not in shape or extra:
         layers = " x ".join(map(str, shape.values()))
         raise UserError(
-            f"{path}: a TIFF of {layers} (axes {axes}) is a stack, not one image; save every layer as its own file."
+            f"{path}: a TIFF of {layers} (axes {axes}) is a stack, not one image; save every layer as its own "
+            "file, or channels as one image (tifffile: planarconfig='contig')."
         )
     size = _turned((shape["Y"], shape["X"]), orientation)
     channels = shape.get("S", 1) * shape.get("C", 1)

@@ -87,12 +87,12 @@ def write_layer_pngs(folder: str | Path, name: str, labels: np.ndarray, space: L
     paths = tuple(Path(folder) / each.replace("/", "_") / f"{name}.png" for each in space.names)
     for index, path in enumerate(paths):
         colours = [(0, 0, 0), space.colours[index], *[(0, 0, 0)] * (IGNORE - 2), IGNORE_COLOUR]
-        _save_palette(path, np.ascontiguousarray(labels[..., index]), colours)
+        _save_palette(path, labels[..., index], colours)
     return paths
 
 
 def _save_palette(path: Path, indices: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> None:
-    image = Image.fromarray(indices, mode="L").convert("L")
+    image = Image.fromarray(np.ascontiguousarray(indices))
     image.putpalette([value for colour in colours for value in colour])
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")

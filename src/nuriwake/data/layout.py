@@ -23,10 +23,16 @@ _MASK_AFFIXES = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Split name ("" for none) -> (folder of images, folder of masks); and splits that have images only."""
+    """Split name ("" for none) -> (folder of images, folder of masks); and what lies beside and is not used.
+
+    Args:
+        maskless: splits that have images only.
+        loose: folders and image files beside the split folders that are no split.
+    """
 
     parts: Mapping[str, tuple[Path, Path]]
     maskless: tuple[str, ...] = ()
+    loose: tuple[Path, ...] = ()
 
 
 def find_layout(root: Path, images: str | None = None, masks: str | None = None) -> Layout | None:
@@ -40,7 +46,10 @@ def find_layout(root: Path, images: str | None = None, masks: str | None = None)
         image_splits, mask_splits = _split_folders(image_folder), _split_folders(mask_folder)
         shared = {name: (folder, mask_splits[name]) for name, folder in image_splits.items() if name in mask_splits}
         maskless = tuple(sorted(set(image_splits) - set(shared)))
-        return Layout(shared, maskless) if shared else Layout({"": (image_folder, mask_folder)})
+        if not shared:
+            return Layout({"": (image_folder, mask_folder)})
+        used = {folder for folders in shared.values() for folder in folders} | set(image_splits.values())
+        return Layout(shared, maskless, tuple(_loose(image_folder, used) + _loose(mask_folder, used)))
     parts: dict[str, tuple[Path, Path]] = {}
     maskless = []
     for name, folder in _split_folders(root).items():
@@ -148,6 +157,12 @@ def _child(folder: Path, given: str | None, usual: tuple[str, ...]) -> Path | No
         return folder / given if (folder / given).is_dir() else None
     children = {child.name.lower(): child for child in _folders(folder)}
     return next((children[name] for name in usual if name in children), None)
+
+
+def _loose(folder: Path, used: set[Path]) -> list[Path]:
+    """Folders that are not used, and image files, directly in `folder`."""
+    children = sorted(child for child in folder.iterdir() if not child.name.startswith(".") and child not in used)
+    return [child for child in children if child.suffix.lower() in IMAGE_SUFFIXES or child.is_dir()]
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:

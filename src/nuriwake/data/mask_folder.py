@@ -78,6 +78,9 @@ def open_folder(root: Path, description: DataDescription) -> DataSet:
                 raise UserError(f"{where}: the folder holds no image (JPEG, PNG, TIFF, BMP or WebP).")
     classes = find_classes(root, description)
     notes = [f"The split '{name}' has no masks; it is left out." for name in layout.maskless]
+    if layout.loose:
+        beside = listed([path.relative_to(root).as_posix() for path in layout.loose])
+        notes.append(f"{len(layout.loose)} files or folders beside the split folders are left out: {beside}.")
     if description.multi_label or any(_is_layered(*part) for part in files.values()):
         return _open_layers(root, layout, files, classes, description, notes)
     return _open_masks(root, layout, files, classes, description, notes)

@@ -46,7 +46,7 @@ class Observed:
     highest_each: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Seen:
     path: Path
     values: np.ndarray
@@ -76,6 +76,11 @@ def observe(masks: Sequence[tuple[Path, Path]]) -> Observed:
         for value in item.values.tolist():
             firsts.setdefault(value if coloured or not item.three_channels else value & 0xFF, item.path)
     lossy = [item for item in seen if item.path.suffix.lower() in (".jpg", ".jpeg")]
+    if lossy and len(lossy) < len(seen):
+        other = next(item for item in seen if item not in lossy)
+        raise UserError(
+            f"{lossy[0].path} is a JPEG but {other.path} is not; JPEG changes values, save all masks as PNG."
+        )
     near, all_pixels = (sum(item.extremes[i] for item in lossy) for i in (0, 1))
     return Observed(
         {} if coloured else dict(sorted(firsts.items())),

@@ -135,10 +135,10 @@ class EpochSampler:
         chosen = rng.permutation(self.draws)[: round(plan.share * self.draws)]
         # Equally often, up to one: deal the classes round and round in a random order.
         classes = rng.permutation(plan.occurring)
-        for turn, position in enumerate(chosen):
-            label = int(classes[turn % len(classes)])
-            focus[position] = label
-            order[position] = rng.choice(np.flatnonzero(plan.present[:, label]))
+        focus[chosen] = np.resize(classes, len(chosen))
+        for label in classes.tolist():
+            positions = chosen[focus[chosen] == label]
+            order[positions] = rng.choice(np.flatnonzero(plan.present[:, label]), len(positions))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""Batches: the same with any number of workers, and errors that keep their own sentence."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
+from nuriwake.data.batching import CachedRead, DrawDataset, make_loader, stack_semantic
+from nuriwake.data.images import read_image
+from nuriwake.data.samplers import EpochSampler, PatchSampler
+
+BINARY = LabelSpace(("background", "cell"))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sample i is filled with i; `broken` has no readable file, `other` another size."""
+
+    broken: int = -1
+    other: int = -1
+    folder: Path = Path()
+
+    def __call__(self, index: int) -> Sample:
+        if index == self.broken:
+            read_image(self.folder / "broken.png")
+        size = (6, 9) if index == self.other else (6, 8)
+        labels = np.full(size, index % 2, np.uint8)
+        return Sample(np.full((*size, 3), index, np.uint8), SemanticMap(labels, BINARY), name=f"s{index}")
+
+
+def prepare(sample, rng):
+    image = sample.image.transpose(2, 0, 1).astype(np.float32) + np.float32(rng.random())
+    return image, sample.target
+
+
+def loader(read, *, workers=0, count=10, batch_size=4, **rest):
+    dataset = DrawDataset(read, prepare, seed=7, patch=rest.pop("patch", None))
+    sampler = EpochSampler(count, seed=1, shuffle=True)
+    return make_loader(dataset, sampler, batch_size=batch_size, view=stack_semantic, workers=workers, **rest), sampler
+
+
+def epochs(workers, **rest):
+    batches, sampler = loader(Shapes(), workers=workers, **rest)
+    result = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        result += [(batch.names, batch.images, batch.targets) for batch in batches]
+    return result
+
+
+def test_batches_do_not_depend_on_the_workers():
+    alone, together = epochs(0), epochs(2)
+    assert len(alone) == len(together) == 6
+    for (names, images, targets), (other_names, other_images, other_targets) in zip(alone, together, strict=True):
+        assert names == other_names
+        assert torch.equal(images, other_images)
+        assert torch.equal(targets, other_targets)
+    names, images, targets = alone[0]
+    assert images.shape == (4, 3, 6, 8)
+    assert images.dtype == torch.float32
+    assert targets.dtype == torch.int64
+    assert [int(name[1:]) for name in names] == images[:, 0, 0, 0].floor().int().tolist()
+    assert not torch.equal(alone[0][1] % 1, alone[3][1] % 1)  # another epoch augments anew
+
+
+def test_a_resume_in_the_middle_gives_the_same_rest():
+    whole, sampler = loader(Shapes())
+    expected = [batch.images for batch in whole][1:]
+    sampler.set_epoch(0, 4)
+    for one, other in zip(expected, [batch.images for batch in whole], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_patches_and_drop_last():
+    batches, _ = loader(Shapes(other=3), patch=PatchSampler((4, 4)), drop_last=True)
+    assert [batch.images.shape for batch in batches] == [(4, 3, 4, 4)] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_worker_error_keeps_its_sentence(tmp_path, workers):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    batches, sampler = loader(Shapes(broken=5, folder=tmp_path), workers=workers)
+    for epoch in range(2):  # the loader lives on after an error
+        sampler.set_epoch(epoch)
+        with pytest.raises(UserError) as caught:
+            list(batches)
+        assert str(caught.value).startswith(f"{tmp_path / 'broken.png'}: this is no image")
+        assert "Traceback" not in str(caught.value)
+
+
+def test_images_of_different_sizes_are_named():
+    batches, _ = loader(Shapes(other=3))
+    with pytest.raises(UserError, match=r"one size: 's\d' is \(3, 6, \d\).*but 's\d'"):
+        list(batches)
+
+
+@pytest.mark.parametrize("words", ["(pid 7) is killed by signal: Killed.", "(pid(s) 7) exited unexpectedly"])
+def test_a_killed_worker_is_explained(monkeypatch, words):
+    # torch raises out of a signal handler, at any moment; a real kill would now and then hit the test runner instead.
+    def dies(self):
+        raise RuntimeError(f"DataLoader worker {words}")
+
+    batches, _ = loader(Shapes())
+    monkeypatch.setattr(DataLoader, "__iter__", dies)
+    with pytest.raises(RunError, match="fewer workers"):
+        list(batches)
+
+
+def test_an_image_without_a_mask_is_named():
+    dataset = DrawDataset(Shapes(), lambda sample, rng: (prepare(sample, rng)[0], None), seed=0)
+    batches = make_loader(dataset, EpochSampler(2, seed=0, shuffle=False), batch_size=2, view=stack_semantic)
+    with pytest.raises(UserError, match="s0, s1: a label map is needed"):
+        list(batches)
+
+
+def test_multi_label_targets():
+    space = LabelSpace(("a", "b", "c"), exclusive=False)
+    layers = np.zeros((4, 5, 3), np.uint8)
+    layers[1, 2, 1], layers[0, 0, 2] = 1, 255
+    stacked = stack_semantic([SemanticMap(layers, space)] * 2)
+    assert stacked.shape == (2, 3, 4, 5)
+    assert stacked.dtype == torch.uint8
+    assert stacked[1, 1, 1, 2] == 1
+    assert stacked[0, 2, 0, 0] == 255
+    small = SemanticMap(np.zeros((2, 2, 3), np.uint8), space)
+    with pytest.raises(UserError, match="one size"):
+        stack_semantic([SemanticMap(layers, space), small])
+
+
+def test_the_cache_is_bounded_and_sent_empty():
+    calls = []
+
+    def read(index):
+        calls.append(index)
+        return Shapes()(index)
+
+    size = 6 * 8 * 3 + 6 * 8
+    cached = CachedRead(read, 2 * size + 10)
+    for _ in range(2):
+        for index in range(3):
+            assert cached(index).name == f"s{index}"
+    assert calls == [0, 1, 2, 2]  # two samples fit, the third is read again
+    full = CachedRead(Shapes(), 10**6)
+    full(0)
+    assert pickle.loads(pickle.dumps(full))._kept == {}
