@@ -145,13 +145,19 @@ def test_the_file_of_another_architecture_is_called_so(tmp_path):
 
 # One of each way timm wraps a model: a list of layers, its own feature class, channels last, token maps.
 @pytest.mark.parametrize(
-    "name", ["resnet18", "efficientnet_b0", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("mobilenetv3_small_050", {}),
+        ("swin_tiny_patch4_window7_224", {"strict_img_size": False}),
+        ("vit_tiny_patch16_224", {"dynamic_img_size": True}),
+    ],
 )
-def test_timm_backbones_load_the_classification_models_file(tmp_path, name):
+def test_timm_backbones_load_the_classification_models_file(tmp_path, name, options):
     import timm
 
     torch.manual_seed(0)
-    whole = timm.create_model(name).eval()
+    whole = timm.create_model(name, **options).eval()
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     ours = build_backbone(name, in_channels=3, weights=tmp_path / "whole.pth").eval()
     images = torch.randn(1, 3, 64, 64)

@@ -113,19 +113,9 @@ def pad_to(x: Tensor, like: Tensor) -> Tensor:
 
 
 _LAYERS = {"0": "first", "1": "first_norm", "3": "second", "4": "second_norm"}
-_PUBLISHED = (
-    (re.compile(r"inc\.double_conv\.(\d)\.(\w+)"), lambda m: f"encoder.0.{_LAYERS[m[1]]}.{m[2]}"),
-    (
-        re.compile(r"down(\d+)\.maxpool_conv\.1\.double_conv\.(\d)\.(\w+)"),
-        lambda m: f"encoder.{m[1]}.{_LAYERS[m[2]]}.{m[3]}",
-    ),
-    (re.compile(r"up(\d+)\.up\.(\w+)"), lambda m: f"upsamplings.{int(m[1]) - 1}.{m[2]}"),
-    (
-        re.compile(r"up(\d+)\.conv\.double_conv\.(\d)\.(\w+)"),
-        lambda m: f"decoder.{int(m[1]) - 1}.{_LAYERS[m[2]]}.{m[3]}",
-    ),
-    (re.compile(r"outc\.(?:conv\.)?(\w+)"), lambda m: f"head.{m[1]}"),
-)
+_PLACE = re.compile(r"(?:(inc)|down(\d+)\.maxpool_conv\.1|up(\d+)\.conv)\.double_conv\.([0134])\.(\w+)")
+_UPSAMPLING = re.compile(r"up(\d+)\.up\.(\w+)")
+_HEAD = re.compile(r"outc\.(?:conv\.)?(\w+)")
 
 
 def textbook_name(published: str) -> str | None:
@@ -133,8 +123,11 @@ def textbook_name(published: str) -> str | None:
 
     None for an array that such files do not have.
     """
-    for pattern, rename in _PUBLISHED:
-        match = pattern.fullmatch(published)
-        if match:
-            return rename(match)
-    return None
+    if place := _PLACE.fullmatch(published):
+        first, down, up, layer, array = place.groups()
+        block = f"decoder.{int(up) - 1}" if up else f"encoder.{0 if first else down}"
+        return f"{block}.{_LAYERS[layer]}.{array}"
+    if upsampling := _UPSAMPLING.fullmatch(published):
+        return f"upsamplings.{int(upsampling[1]) - 1}.{upsampling[2]}"
+    head = _HEAD.fullmatch(published)
+    return f"head.{head[1]}" if head else None

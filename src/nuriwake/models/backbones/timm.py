@@ -13,7 +13,7 @@ from nuriwake.models.backbones.base import Backbone, Published
 from nuriwake.models.state import compare_state
 
 # timm's window and token models insist on their training size unless told so; which word they know differs by model.
-ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 class TimmBackbone(Backbone):
