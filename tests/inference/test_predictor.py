@@ -242,7 +242,7 @@ def test_settings_that_do_not_fit():
         predictor(Pointwise(1), BINARY, thresholds=(0.5, 0.5))
     with pytest.raises(UserError, match="no class 'cel'"):
         predictor(Pointwise(1), BINARY, postprocessing=(PostprocessingRule("keep_largest", ("cel",)),))
-    with pytest.raises(UserError, match="overlap: expected 0 to 0.5, found 0.9"):
+    with pytest.raises(UserError, match=r"overlap: expected 0 to 0\.5, found 0\.9"):
         PredictSettings(overlap=0.9)
     with pytest.raises(UserError, match="returns 5 channels, but the label space has 3"):
         predictor(Pointwise(5))(picture(8, 8))

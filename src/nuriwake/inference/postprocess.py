@@ -103,9 +103,10 @@ def _remove(labels: np.ndarray, regions: Regions, removed: np.ndarray, work: _Wo
         paint(labels, *runs, np.where(removed, np.int16(work.background or 0), np.int16(-1)))
         return
     become = surrounding_labels(labels, regions, removed, exclude=IGNORE if own is None else own)
-    former = regions.labels if own is None else np.full(removed.size, own)
-    left = former if work.background is None else np.full(removed.size, work.background)
-    paint(labels, *runs, np.where(removed & (become < 0), left, -1).astype(np.int16))
+    left = regions.labels.astype(np.int16)
+    if own is not None or work.background is not None:
+        left[:] = own if work.background is None else work.background
+    paint(labels, *runs, np.where(removed & (become < 0), left, np.int16(-1)))
 
 
 def _disc(radius: int) -> np.ndarray:

@@ -111,16 +111,18 @@ def _join_runs(firsts: np.ndarray, starts: np.ndarray, stops: np.ndarray, values
         for run in range(firsts[y], firsts[y + 1]):
             while above < end and stops[above] + reach <= starts[run]:
                 above += 1
-            other = above
+            other, mine = above, run
             while other < end and starts[other] < stops[run] + reach:
                 if values[other] == values[run]:
-                    mine, its = _root(parents, run), _root(parents, other)
+                    its = _root(parents, other)
                     # The smaller number wins, so that a parent always comes before its children.
-                    if mine < its:
-                        parents[its] = mine
-                    else:
+                    if its < mine:
                         parents[mine] = its
+                        mine = its
+                    else:
+                        parents[its] = mine
                 other += 1
+            parents[run] = mine
     count = 0
     areas, kinds = np.empty(starts.size, np.int64), np.empty(starts.size, np.uint8)
     for run in range(starts.size):

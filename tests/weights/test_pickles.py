@@ -1,0 +1,279 @@
+"""Published file formats come back equal; nothing foreign runs, whatever the file says."""
+
+import collections
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from nuriwake.core.errors import UserError
+from nuriwake.weights.builders import ALLOWED, Placeholder
+from nuriwake.weights.pickles import read_pickle
+
+
+class Malicious:
+    """Runs `function(*arguments)` when it is unpickled the usual way."""
+
+    def __init__(self, function, *arguments):
+        self._call = (function, arguments)
+
+    def __reduce__(self):
+        return self._call
+
+
+def state_dict():
+    shared = torch.arange(12.0).reshape(3, 4)
+    return {
+        "weight": torch.randn(3, 4, 2),
+        "shared": shared,
+        "turned": shared.T,
+        "part": shared[1:, 2:],
+        "half": torch.randn(5).half(),
+        "brain": torch.randn(5).bfloat16(),
+        "count": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+        "flags": torch.tensor([True, False]),
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value.detach())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pytorch_files(tmp_path, zipped):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    expected = state_dict()
+    saved = {
+        "state_dict": collections.OrderedDict(expected),
+        "epoch": 3,
+        "size": torch.Size((2, 3)),
+        "more": [1.5, None, {2}],
+    }
+    torch.save({**saved, "model": model.state_dict()}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    found = read_pickle(tmp_path / "a.pth")
+    assert_same(found["state_dict"], expected)
+    assert_same(found["model"], dict(model.state_dict()))
+    assert (found["epoch"], found["size"], found["more"]) == (3, (2, 3), [1.5, None, {2}])
+    assert type(found["state_dict"]) is dict
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_plain_pickles_with_numpy_arrays(tmp_path, protocol):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.random((3, 4), np.float32),
+        "column": np.asfortranarray(rng.random((3, 4))),
+        "big": rng.integers(0, 9, 5).astype(">i4"),
+        "none": np.zeros((0, 2), np.float16),
+        "scalar": np.array(3.5),
+    }
+    saved = {"model": arrays, "__author__": "someone", "iteration": np.int64(9), "matching_heuristics": True}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
+    found = read_pickle(tmp_path / "a.pkl")
+    assert (found["__author__"], found["iteration"], found["matching_heuristics"]) == ("someone", 9, True)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found["model"][name], array)
+        assert found["model"][name].dtype == array.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("zipped", [True, False, None])
+@pytest.mark.parametrize("under", [(), ("meta",)])
+def test_a_planted_malicious_pickle_is_refused_and_never_run(tmp_path, zipped, under):
+    mark, path = tmp_path / "ran", tmp_path / "evil.pth"
+    for function, arguments, name in (
+        (os.system, (f"touch {mark}",), r"system"),
+        (eval, (f"open({str(mark)!r}, 'w')",), r"eval"),
+        (exec, (f"open({str(mark)!r}, 'w')",), r"exec"),
+        (open, (str(mark), "w"), r"open"),
+    ):
+        saved = {"state_dict": {"a": torch.zeros(2)}, "meta": {"x": Malicious(function, *arguments)}}
+        if zipped is None:
+            path.write_bytes(pickle.dumps(saved["meta"]))
+        else:
+            torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(
+            UserError, match=rf"evil\.pth: refused, nothing in it was run: it wants the object '[\w.]*{name}'"
+        ):
+            read_pickle(path, placeholders_under=under)
+        assert not mark.exists()
+
+
+@pytest.fixture
+def foreign():
+    """A module of another framework, present while the file is written and gone afterwards."""
+    module = types.ModuleType("mmfake.config")
+
+    class ConfigDict(dict):
+        pass
+
+    class Hook:
+        def __init__(self):
+            self.state = [1, 2]
+
+    for kind in (ConfigDict, Hook):
+        kind.__module__, kind.__qualname__ = "mmfake.config", kind.__name__
+        setattr(module, kind.__name__, kind)
+    sys.modules["mmfake"], sys.modules["mmfake.config"] = types.ModuleType("mmfake"), module
+    yield module
+    for name in ("mmfake", "mmfake.config"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_foreign_objects_in_meta_become_placeholders(tmp_path, foreign, zipped):
+    config = foreign.ConfigDict(a=1)
+    config["hook"] = foreign.Hook()
+    saved = {
+        "meta": {"cfg": config, "classes": ("road", "car"), "hooks": [foreign.Hook()]},
+        "state_dict": {"a": torch.ones(2)},
+    }
+    torch.save(saved, tmp_path / "mm.pth", _use_new_zipfile_serialization=zipped)
+    for name in ("mmfake", "mmfake.config"):
+        del sys.modules[name]
+    found = read_pickle(tmp_path / "mm.pth", placeholders_under=("meta", "optimizer"))
+    assert torch.equal(found["state_dict"]["a"], torch.ones(2))
+    assert found["meta"]["classes"] == ("road", "car")
+    assert isinstance(found["meta"]["cfg"], Placeholder)
+    assert found["meta"]["cfg"].name == "mmfake.config.ConfigDict"
+    assert "mmfake" not in sys.modules
+    with pytest.raises(UserError, match=r"it wants the object 'mmfake\.config\.\w+'"):
+        read_pickle(tmp_path / "mm.pth")
+    with pytest.raises(UserError, match=r"it wants the object 'mmfake\.config\.\w+'"):
+        read_pickle(tmp_path / "mm.pth", placeholders_under=("optimizer",))
+
+
+def test_truncated_files(tmp_path):
+    path = tmp_path / "cut.pth"
+    for zipped in (True, False):
+        torch.save(state_dict(), path, _use_new_zipfile_serialization=zipped)
+        whole = path.read_bytes()
+        for share in (0.1, 0.5, 0.9, 0.99):
+            path.write_bytes(whole[: int(len(whole) * share)])
+            with pytest.raises(UserError, match=r"cut\.pth: (no readable checkpoint|refused)"):
+                read_pickle(path)
+    for content in (b"", b"PK\x03\x04", b"<html>not found</html>", b"\x80\x04", bytes(1000)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"cut\.pth: no readable checkpoint"):
+            read_pickle(path)
+    with pytest.raises(UserError, match="there is no such checkpoint"):
+        read_pickle(tmp_path / "none.pth")
+
+
+def test_every_damaged_byte_is_an_error_or_a_value_but_never_a_crash(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_pickle(path, placeholders_under=("meta",))
+        except UserError:
+            refused += 1
+    assert 30 < refused < 300
+
+
+def test_zip_bombs(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}))
+        archive.writestr("a/data/0", bytes(50_000_000))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"compressed entries, which PyTorch never writes \(a zip bomb\?\)"):
+        read_pickle(path)
+    torch.save({"a": torch.zeros(1000)}, path)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        (entry,) = (item for item in archive.infolist() if item.filename.endswith("data/0"))
+    central = data.index(b"PK\x01\x02")
+    place = data.index(entry.filename.encode(), central) - 46
+    lying = bytearray(data)
+    struct.pack_into("<II", lying, place + 20, 2**31, 2**31)
+    path.write_bytes(lying)
+    with pytest.raises(UserError, match="claim more bytes than the file has"):
+        read_pickle(path)
+
+
+def assemble(*parts):
+    return b"".join(parts) + b"."
+
+
+STORAGE = b"ctorch\nFloatStorage\n"
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+MAKE_DTYPE = b"cnumpy\ndtype\n(S'f4'\ntR"
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (assemble(b"cnumpy\ndtype\n", b"(S'O8'\ntR"), "which are no numbers"),
+        (assemble(b"cnumpy\ndtype\n", b"}b"), "tries to change how objects are built"),
+        (assemble(STORAGE, b"}S'dtype'\nK\x01sb"), "no readable checkpoint"),
+        (assemble(b"]", b"r\xff\xff\xff\x7f"), "memo number"),
+        (assemble(b"(I1\nios\nsystem\n"), "instruction INST"),
+        (assemble(b"\x82\x01"), "instruction EXT1"),
+        (assemble(b"\x8e", struct.pack("<Q", 2**50), b"x"), "no readable checkpoint"),
+        (assemble(b"c_codecs\nencode\n(Vx\nVzlib\ntR"), "encodes text as 'zlib'"),
+        (assemble(REBUILD, b"(K\x01K\x00(K\x05t(K\x01ttR"), "a tensor is described wrongly"),
+        (assemble(b"(S'storage'\n", STORAGE, b"S'0'\nS'cpu'\nL99999999999L\ntQ"), "more bytes than the file has"),
+        (assemble(b"(S'module'\n", STORAGE, b"S'0'\nS'cpu'\nK\x01tQ"), "external object that is no storage"),
+        (assemble(REBUILD), "holds a Builder where a tensor"),
+        (assemble(b"}", REBUILD, b"K\x01s"), "a key or member of a set is a Builder"),
+    ],
+)
+def test_hand_written_programs(tmp_path, program, message):
+    path = tmp_path / "hand.pkl"
+    path.write_bytes(program)
+    before = dict(ALLOWED)
+    with pytest.raises(UserError, match=message):
+        read_pickle(path)
+    assert before == ALLOWED
+    assert ALLOWED["torch.FloatStorage"].dtype == torch.float32
+
+
+def test_tensors_cannot_reach_beyond_their_numbers_or_unfold_them(tmp_path):
+    path = tmp_path / "a.pth"
+    for size, stride in (((100,), (1,)), ((1000, 1000), (0, 0)), ((3,), (4,))):
+        torch.save({"a": torch.zeros(8)}, path, _use_new_zipfile_serialization=False)
+        data = path.read_bytes()
+        old = pickle.dumps((8,), 2)[2:-3], pickle.dumps((1,), 2)[2:-3]
+        assert data.count(b"K\x08\x85") == 1
+        new = b"(" + b"".join(b"M" + struct.pack("<H", n) for n in size) + b"t"
+        steps = b"(" + b"".join(b"M" + struct.pack("<H", n) for n in stride) + b"t"
+        path.write_bytes(data.replace(b"K\x08\x85", new).replace(b"K\x01\x85", steps))
+        assert old
+        with pytest.raises(UserError, match="reaches beyond its numbers"):
+            read_pickle(path)
+
+
+def test_containers_that_unfold_without_end(tmp_path):
+    nested = ()
+    for _ in range(150):
+        nested = (nested, nested)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": nested}))
+    assert len(read_pickle(tmp_path / "a.pkl")["a"]) == 2
+    for _ in range(100):
+        nested = [nested]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": nested}))
+    with pytest.raises(UserError, match="more than 200 deep"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def test_the_shared_mobilenet_file(shared):
+    path = shared / "data" / "weights" / "mobilenet_v2-b0353104.pth"
+    expected = torch.load(path, weights_only=True)
+    assert_same(read_pickle(path), dict(expected))
