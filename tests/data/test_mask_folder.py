@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from nuriwake.core.errors import UserError
@@ -18,14 +19,10 @@ from nuriwake.data.images import write_layer_pngs
 def save(path: Path, array: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tif":
-        import tifffile
-
-        tifffile.imwrite(
-            path,
-            array,
-            photometric="minisblack" if array.shape[-1] != 3 else "rgb",
-            planarconfig="contig" if array.ndim == 3 else None,
-        )
+        array = array[..., 0] if array.shape[-1] == 1 else array
+        planes = "contig" if array.ndim == 3 else None
+        photometric = "rgb" if array.shape[-1] == 3 else "minisblack"
+        tifffile.imwrite(path, array, photometric=photometric, planarconfig=planes)
     else:
         cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
     return path
@@ -380,11 +377,12 @@ def test_more_values_than_labels(tmp_path):
 def test_the_fingerprint_follows_the_data_and_survives_pickling(tmp_path):
     data = open_data(folder(tmp_path, {name: mask(0, 1) for name in "abc"}))
     again = pickle.loads(pickle.dumps(data))
-    assert data.fingerprint() == open_data(tmp_path).fingerprint() == again.fingerprint()
+    before = data.fingerprint()
+    assert before == open_data(tmp_path).fingerprint() == again.fingerprint()
     np.testing.assert_array_equal(labels(data), labels(again))
-    assert data.fingerprint() != open_data(tmp_path, seed=5, val_share=0.6).fingerprint()
-    save(tmp_path / "masks" / "a.png", np.sort(mask(0, 1), axis=1))
-    assert data.fingerprint() != open_data(tmp_path).fingerprint()
+    assert before != open_data(tmp_path, seed=5, val_share=0.6).fingerprint()
+    save(tmp_path / "masks" / "a.png", mask(1, 0))  # of the same size in bytes
+    assert before != open_data(tmp_path).fingerprint()
 
 
 def test_exif_orientation_and_its_mask(tmp_path):
@@ -398,3 +396,32 @@ def test_exif_orientation_and_its_mask(tmp_path):
     data = open_data(tmp_path)
     assert data.read(data.splits["train"][0]).size == (20, 16)
     assert any("2 images carry an EXIF orientation" in note for note in data.notes)
+
+
+def test_masks_of_different_kinds_are_refused(tmp_path):
+    folder(tmp_path, {"a": RED_GREEN[mask(0, 1, 2)], "b": mask(0, 1)})
+    with pytest.raises(UserError, match=r"a\.png codes classes by colour but .*b\.png by grey value"):
+        open_data(tmp_path)
+    photograph = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+    save(tmp_path / "images" / "a.png", photograph)
+    save(tmp_path / "masks" / "a.png", photograph)
+    with pytest.raises(UserError, match=r"a\.png: the mask has \d+ colours.*photograph"):
+        open_data(tmp_path)
+    (tmp_path / "masks" / "a.png").unlink()
+    save(tmp_path / "masks" / "a.jpg", mask(0, 255, size=(80, 80)))
+    with pytest.raises(UserError, match=r"a\.jpg is a JPEG but .*b\.png is not"):
+        open_data(tmp_path)
+
+
+def test_larger_folders_are_looked_at_in_part_and_checked_when_read(tmp_path, monkeypatch):
+    folder(tmp_path, {f"{i}": mask(0, 1) for i in range(9)})
+    save(tmp_path / "masks" / "4.png", mask(0, 1, 6))
+    monkeypatch.setattr("nuriwake.data.observing.MOST_MASKS", 2)
+    monkeypatch.setattr("nuriwake.data.assembly.MOST_HEADERS", 2)
+    data = open_data(tmp_path)
+    text = " ".join(data.notes)
+    assert "2 of 9 masks were looked at" in text
+    assert "2 of 9 images were looked at" in text
+    record = next(r for part in data.splits.values() for r in part if r.name == "4")
+    with pytest.raises(UserError, match=r"4\.png: mask values beyond the classes.*found 6"):
+        data.read(record)
