@@ -36,7 +36,7 @@ def twin(prediction, target, classes, ratio):
     return np.array(out)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     height=st.integers(1, 50),

@@ -159,12 +159,14 @@ def _table_fast(prediction: np.ndarray, target: np.ndarray, classes: int, ignore
     last = min(classes + 1, 255)
     shift = int(last).bit_length()
     table = np.zeros(((last + 1) << shift), np.int64)
-    whole = maps[0].size // BLOCK * BLOCK
+    truth, predicted = maps
+    whole = truth.size // BLOCK * BLOCK
     for start in range(0, whole, _CHUNK):  # the histograms have 32 bits
-        _add_counts(table, *(_aligned(labels[start : min(start + _CHUNK, whole)]) for labels in maps), last, shift)
-    if whole < maps[0].size:
-        _add_counts(table, *(_filled(labels[whole:]) for labels in maps), last, shift)
-        table[0] -= BLOCK - (maps[0].size - whole)
+        part = slice(start, min(start + _CHUNK, whole))
+        _add_counts(table, _aligned(truth[part]), _aligned(predicted[part]), last, shift)
+    if whole < truth.size:
+        _add_counts(table, _filled(truth[whole:]), _filled(predicted[whole:]), last, shift)
+        table[0] -= BLOCK - (truth.size - whole)
     out = np.zeros((classes + 2, classes + 2), np.int64)
     out[: last + 1, : last + 1] = table.reshape(last + 1, -1)[:, : last + 1]
     return out

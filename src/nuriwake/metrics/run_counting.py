@@ -9,6 +9,8 @@ The kernels work on *slots*: label + 1 modulo 256, so that ignore (255) is slot 
 unknown label falls into the last slot, `classes + 1`.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -92,18 +94,18 @@ def narrow(labels: np.ndarray, out: np.ndarray, classes: int, ignore: int) -> bo
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _repeat(word: int) -> int:
+def _repeat(word: Any) -> Any:
     """The first byte of `word` in all its bytes."""
     return (word & np.uint64(255)) * np.uint64(_BYTES)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _word_code(left: int, right: int, last: int, shift: int) -> int:
+def _word_code(left: Any, right: Any, last: Any, shift: Any) -> Any:
     return np.uint64(_code(np.uint8(left & np.uint64(255)), np.uint8(right & np.uint64(255)), last, shift))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _code(truth: int, prediction: int, last: int, shift: int) -> int:
+def _code(truth: Any, prediction: Any, last: Any, shift: Any) -> Any:
     row = np.uint16(min(np.uint8(truth + np.uint8(1)), np.uint8(last)))
     column = np.uint16(min(np.uint8(prediction + np.uint8(1)), np.uint8(last)))
     return np.uint16((row << np.uint16(shift)) | column)

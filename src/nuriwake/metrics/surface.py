@@ -155,7 +155,7 @@ def _corner_codes(mask: np.ndarray) -> np.ndarray:
 def _distance_to(points: np.ndarray, spacing: Spacing) -> np.ndarray:
     """(H, W) float64: the Euclidean distance from each place to the nearest of `points`, bool with at least one True."""
     if spacing[0] != spacing[1]:
-        return ndimage.distance_transform_edt(~points, sampling=spacing)
+        return np.asarray(ndimage.distance_transform_edt(~points, sampling=spacing))
     distance = cv2.distanceTransform((~points).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Float32 roots of whole numbers: back to the whole number, then the exact root.
     return np.sqrt(np.rint(np.square(distance, dtype=np.float64))) * spacing[0]
