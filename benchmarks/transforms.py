@@ -125,7 +125,7 @@ def main() -> None:
 def _picture(path: str | None) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     if path:
-        image = np.asarray(Image.open(path).convert("RGB").resize((640, 480)))
+        image = np.array(Image.open(path).convert("RGB").resize((640, 480)))
     else:
         coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
         image = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)

@@ -111,8 +111,10 @@ def test_image_and_mask_stay_aligned_through_everything():
         seen, wanted = np.rint((out.image[..., 0].astype(int) - 12) / 24), out.target.labels
         flat = cv2.erode((wanted == cv2.erode(wanted, np.ones((5, 5)))).astype(np.uint8), np.ones((5, 5))) > 0
         flat &= (wanted != IGNORE) & (wanted == cv2.dilate(wanted, np.ones((5, 5))))
+        # What lies just outside the canvas is unknown, so its frame is never known to be flat.
+        flat[:4], flat[-4:], flat[:, :4], flat[:, -4:] = False, False, False, False
         assert flat.mean() > 0.1
-        assert (seen == wanted)[flat].mean() > 0.999
+        assert (seen == wanted)[flat].all()
 
 
 def test_many_questions_per_pixel():
