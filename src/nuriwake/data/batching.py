@@ -1,7 +1,7 @@
 """Draw -> sample -> tensors -> batch, in workers, with nothing that depends on which worker did it."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target
-from nuriwake.data.samplers import Draw, EpochSampler, PatchSampler
+from nuriwake.data.samplers import Draw, PatchSampler
 
 Prepare = Callable[[Sample, np.random.Generator], tuple[np.ndarray, Target | None]]
 """Sample -> (image (C, H, W) float32, target): augmentation and normalisation. Must not write into the sample."""
@@ -131,8 +131,8 @@ class Loader(DataLoader[Any]):
 
 
 def make_loader(
-    dataset: DrawDataset,
-    sampler: EpochSampler,
+    dataset: Dataset[Item | Failure],
+    sampler: Iterable[Draw],
     *,
     batch_size: int,
     view: View,
@@ -147,6 +147,8 @@ def make_loader(
     spawned (Windows, macOS).
 
     Args:
+        dataset: draws -> items; a `DrawDataset`, or whatever gives a `Failure` for a UserError as it does.
+        sampler: the draws of an epoch, again at every iteration; an `EpochSampler`.
         view: targets of a batch -> what the loss takes.
         workers: processes; 0 reads in this one. The batches are the same.
         pin_memory: for copies to a CUDA device that overlap with work.
