@@ -2,13 +2,13 @@
 
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from nuriwake import __version__
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.core.targets import SemanticMap
@@ -115,7 +115,7 @@ def _examples(
 def _environment(device: str) -> dict[str, str]:
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") and torch.cuda.is_available() else "none used"
     return {
-        "nuriwake": __version__,
+        "nuriwake": version("nuriwake"),
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
