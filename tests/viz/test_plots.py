@@ -11,10 +11,15 @@ from nuriwake.viz.history import history_figure, history_figures, history_series
 from nuriwake.viz.plots import class_figure, confusion_figure, score_time_figure, threshold_figure
 
 RECORDS = [
-    {"step": 1, "epoch": 0, "loss": 2.0, "terms": {"dice": 0.9, "bce": 1.1}, "learning_rate": 1e-4},
-    {"step": 2, "epoch": 0, "loss": float("nan"), "note": "text", "flag": True, "learning_rate": 2e-4},
-    {"step": 2, "val": {"mean_iou": 0.5, "per_class": [1, 2], "absent": None}},
-    {"epoch": 1, "val": {"mean_iou": 0.6}, "images_per_second": 9.5},
+    {"kind": "train", "step": 1, "epoch": 0.1, "progress": 0.1, "rate": 1e-4, "loss": 2.0, "dice": 0.9, "cross": 1.1},
+    {"kind": "train", "step": 2, "seconds": 3.0, "loss": float("nan"), "note": "text", "flag": True, "rate": 2e-4},
+    {
+        "kind": "evaluation",
+        "step": 2,
+        "scores": {"mean_iou": 0.5, "hd95": None},
+        "class_iou": {"step": 0.5, "a/b": 0.25},
+    },
+    {"scores": {"mean_iou": 0.6}, "per_class": [1, 2], "images_per_second": 9.5},
 ]
 
 
@@ -25,26 +30,40 @@ def texts(figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(Text)}
 
 
-def test_history_series_flattens_and_skips_what_is_no_number():
+def test_history_series_keeps_every_number_and_nothing_else():
     axis, series = history_series(RECORDS)
     assert axis == "step"
-    assert set(series) == {"loss", "terms/dice", "terms/bce", "learning_rate", "val/mean_iou", "images_per_second"}
-    assert series["loss"].y.tolist() == [2.0]
-    assert series["val/mean_iou"].x.tolist() == [2, 2], "a record without a step stands where the last one stood"
+    found = {(line.group, line.name): (line.x.tolist(), line.y.tolist()) for line in series}
+    assert found == {
+        ("rate", "rate"): ([1, 2], [1e-4, 2e-4]),
+        ("loss", "loss"): ([1], [2.0]),
+        ("loss", "dice"): ([1], [0.9]),
+        ("loss", "cross"): ([1], [1.1]),
+        ("scores", "mean_iou"): ([2, 2], [0.5, 0.6]),  # a record without a step stands where the last one stood
+        ("class_iou", "step"): ([2], [0.5]),
+        ("class_iou", "a/b"): ([2], [0.25]),
+        ("images_per_second", "images_per_second"): ([2], [9.5]),
+    }
+
+
+def test_history_without_steps_goes_by_epoch_or_by_record():
+    assert history_series([{"epoch": 3, "loss": 1.0}])[0] == "epoch"
+    axis, (line,) = history_series([{"loss": 1.0}, {"loss": 2.0}])
+    assert (axis, line.x.tolist()) == ("record", [0, 1])
 
 
 @pytest.mark.parametrize("records", [[], [{"loss": 1.0}], RECORDS])
 def test_history_figure_of_much_and_of_nothing(records):
-    assert figure_bytes(history_figure(records, best_step=2), "png")
+    assert figure_bytes(history_figure(records, best_step=2), "png", dpi=40)
 
 
-def test_history_groups():
-    assert list(history_figures(RECORDS)) == ["loss", "score", "rate", "images_per_second", "terms/bce"]
-    many = [{"step": step, **{f"class_{index}": 0.5 for index in range(14)}} for step in range(2)]
-    figures = history_figures(many)
-    drawn = [axes.get_lines() for figure in figures.values() for axes in figure.axes]
-    assert sum(map(len, drawn)) == 14
-    assert max(map(len, drawn)) <= 6
+def test_history_groups_and_their_legends():
+    assert list(history_figures(RECORDS)) == ["loss", "scores", "rate", "class_iou", "images_per_second"]
+    for count, legend in ((3, True), (12, True), (150, False)):
+        figure = history_figures([{"class_iou": {f"_c{index}": 0.5 for index in range(count)}}])["class_iou"]
+        assert len(figure.axes[0].get_lines()) == count
+        assert (f"_c{count - 1}" in texts(figure)) is legend
+        assert ("class_iou (150 lines)" in texts(figure)) is not legend
 
 
 def test_running_mean_against_its_definition():

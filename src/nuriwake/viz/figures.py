@@ -52,9 +52,15 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def add_legend(axes: "Axes", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend with exactly these labels: matplotlib by itself leaves out those that begin with an underscore."""
-    legend = axes.legend(handles, [f"\u200b{label}" if label.startswith("_") else label for label in labels])
+def add_legend(axes: "Axes", handles: Sequence[Any], labels: Sequence[str], *, beside: bool = False) -> None:
+    """A legend with exactly these labels: matplotlib by itself leaves out those that begin with an underscore.
+
+    Args:
+        beside: to the right of the axes instead of inside them.
+    """
+    shown = [f"\u200b{label}" if label.startswith("_") else label for label in labels]
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "fontsize": 8} if beside else {}
+    legend = axes.legend(handles, shown, **place)
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)
 
