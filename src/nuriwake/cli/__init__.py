@@ -2,17 +2,17 @@
 
 import errno
 import sys
+from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
-from nuriwake import __version__
 from nuriwake.core.errors import RunError, UserError
 
 app = App(
     name="nuriwake",
     help="Image segmentation: train, evaluate, predict.",
-    version=__version__,
+    version=version("nuriwake"),
     help_format="plaintext",
 )
 VERBS = {

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nuriwake.core.errors import UserError
+from nuriwake.models.base import Model
 
 Value = TypeVar("Value")
 
@@ -122,8 +123,8 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def synchronise_norms(model: nn.Module, team: Team) -> nn.Module:
+def synchronise_norms(model: Model, team: Team) -> Model:
     """Batch norms over all GPUs; unchanged for one process and on the CPU, where PyTorch has no such layer."""
     if team.world == 1 or team.device.type != "cuda":
         return model
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return cast(Model, nn.SyncBatchNorm.convert_sync_batchnorm(model))

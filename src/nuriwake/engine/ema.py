@@ -25,7 +25,8 @@ class Average:
     def update(self, step: int) -> None:
         """After optimiser step `step` (from 0): mean <- mean + (1 - decay) (weights - mean)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._means, self._sources, 1.0 - decay)
+        # One kernel for all tensors; torch.optim.swa_utils uses the same.
+        torch._foreach_lerp_(self._means, self._sources, 1.0 - decay)  # pyright: ignore
         for mean, source in self._counters:
             mean.copy_(source)
 
