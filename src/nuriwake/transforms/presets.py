@@ -71,7 +71,7 @@ def _natural(size: Size, channels: int, maximum: float | None) -> Pipeline:
 def _medical(size: Size, channels: int, maximum: float | None) -> Pipeline:
     # Ranges of nnU-Net (Isensee 2021, supplement 4): zoom 0.7 to 1.4, gamma 0.7 to 1.5, contrast 0.75 to 1.25, blur 0.5
     # to 1, noise up to a variance of 0.1 in units of the image's deviation (here about 0.03 of the maximum), mirrors on
-    # all axes. The magnification of a scanner is known, so nothing wider. Elastic as in U-Net (Ronneberger 2015), which
+    # all axes. The zooms of the crop and of the turn together span 0.7 to 1.4; the magnification of a scanner is known. Elastic as in U-Net (Ronneberger 2015), which
     # made 30 images enough. Turns by 90 degrees: a micrograph has no up; for X-rays take them out.
     return Pipeline(
         (
