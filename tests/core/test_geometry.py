@@ -54,9 +54,14 @@ def test_nothing_to_do_adds_no_step():
     assert Geometry((64, 64)).pad_to_multiple(32).resize((64, 64)).steps == ()
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "linear", "area"])
 @pytest.mark.parametrize("channels", [1, 3, 7])
-def test_resize_keeps_the_channel_axis(channels):
-    assert resize_array(np.zeros((4, 4, channels), np.uint8), (8, 6), "linear").shape == (8, 6, channels)
+def test_resize_treats_every_channel_alike(channels, interpolation):
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, channels), np.uint8)
+    out = resize_array(image, (11, 13), interpolation)
+    assert out.shape == (11, 13, channels)
+    for channel in range(channels):
+        np.testing.assert_array_equal(out[..., channel], resize_array(image[..., channel], (11, 13), interpolation))
 
 
 def test_reflected_border_is_the_image_mirrored():

@@ -20,6 +20,10 @@ def resize_array(array: np.ndarray, size: Size, interpolation: Interpolation) ->
     """`array` (H, W) or (H, W, C) at `size`, half-pixel centres; any number of channels."""
     if array.shape[:2] == size:
         return array
+    if interpolation == "area" and array.ndim == 3 and array.shape[2] > 4:
+        # OpenCV averages areas of at most four channels at a time.
+        parts = [array[..., first : first + 4] for first in range(0, array.shape[2], 4)]
+        return np.concatenate([resize_array(part, size, "area") for part in parts], axis=2)
     out = cv2.resize(array, (size[1], size[0]), interpolation=_FLAGS[interpolation])
     return out[..., None] if array.ndim == 3 and out.ndim == 2 else out
 

@@ -1,6 +1,6 @@
 """Regions of a label map: connected components as runs of pixels, in one scan, with union-find between rows.
 
-A map of 4096 x 4096 pixels is scanned eight pixels at a time inside runs; after that, work grows with the number of runs,
+A map of 4096 x 4096 pixels is scanned eight pixels at a time where nothing changes; after that, work grows with the number of runs,
 not of pixels, and never with regions times pixels. The kernels are sequential: a server or loader runs several of them.
 """
 
@@ -53,6 +53,13 @@ def find_regions(labels: np.ndarray, wanted: tuple[int, ...], *, connectivity: i
 
 
 @kernel
+def _grown(array: np.ndarray, capacity: int) -> np.ndarray:
+    larger = np.empty(capacity, array.dtype)
+    larger[: array.size] = array
+    return larger
+
+
+@kernel
 def _find_runs(pixels: np.ndarray, words: np.ndarray, width: int, wanted: np.ndarray) -> tuple:
     """Runs of wanted labels: (H + 1,) index of each row's first run, then starts, stops and labels of the runs."""
     height = pixels.shape[0]
@@ -60,36 +67,27 @@ def _find_runs(pixels: np.ndarray, words: np.ndarray, width: int, wanted: np.nda
     starts, stops = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
     values = np.empty(capacity, np.uint8)
     firsts = np.zeros(height + 1, np.int64)
+    edges = np.empty(pixels.shape[1] + 1, np.int32)
     count = 0
     for y in range(height):
-        if count + width > capacity:
+        if count + width >= capacity:
             capacity = 2 * capacity + width
-            grown = np.empty(capacity, np.int32)
-            grown[:count] = starts[:count]
-            starts = grown
-            grown = np.empty(capacity, np.int32)
-            grown[:count] = stops[:count]
-            stops = grown
-            grown_values = np.empty(capacity, np.uint8)
-            grown_values[:count] = values[:count]
-            values = grown_values
+            starts, stops, values = _grown(starts, capacity), _grown(stops, capacity), _grown(values, capacity)
         row = pixels[y]
-        x = 0
-        while x < width:
-            value = row[x]
-            start = x
-            x += 1
-            while x < width and row[x] == value:
-                x += 1
-                if x & 7 == 0:
-                    word = np.uint64(value) * _ONES
-                    while x < width and words[y, x >> 3] == word:
-                        x += 8
-            if wanted[value]:
-                starts[count] = start
-                stops[count] = min(x, width)
-                values[count] = value
-                count += 1
+        before, found = row[0], 1
+        edges[0] = 0
+        for word in range(words.shape[1]):
+            if words[y, word] != np.uint64(before) * _ONES:
+                # Written always, counted when true: on noise a branch here would be mispredicted at every other pixel.
+                for x in range(8 * word, 8 * word + 8):
+                    edges[found] = x
+                    found += row[x] != before
+                    before = row[x]
+        edges[found] = width
+        for edge in range(found):
+            value = row[edges[edge]]
+            starts[count], stops[count], values[count] = edges[edge], edges[edge + 1], value
+            count += wanted[value]
         firsts[y + 1] = count
     return firsts, starts[:count].copy(), stops[:count].copy(), values[:count].copy()
 
