@@ -14,7 +14,7 @@ from nuriwake.models.base import Model
 from nuriwake.models.layers import initialise, initialise_head
 from nuriwake.models.outputs import PixelLogits
 
-FAST_DECODER = (128, 96, 64, 32)
+FAST_DECODER = (96, 64, 48, 32)
 """Ends at stride 2: the last doubling, half of the decoder's cost, is left to the consumer's bilinear resize."""
 
 SMP_DECODER = (256, 128, 64, 32, 16)
