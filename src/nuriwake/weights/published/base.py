@@ -1,0 +1,60 @@
+"""What is known of one source of published checkpoints for one architecture."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nuriwake.inference.preprocessing import Preprocessing
+from nuriwake.weights.bundle import ModelSpec
+
+Source = Literal["torchvision", "transformers", "smp", "mmseg", "hrnet", "semseg", "detectron2", "textbook"]
+
+ClassList = Literal["coco", "voc", "ade20k", "cityscapes"]
+"""Well-known lists of class names."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The arrays of a checkpoint: {published key: shape}, wrappers and prefixes such as `module.` already taken off."""
+
+Config = Mapping[str, Any]
+"""The `config.json` beside a checkpoint; empty when there is none."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One source's checkpoints of one architecture, for every depth, width and number of classes of the family.
+
+    Attributes:
+        source: whose file format and key names.
+        architecture: a key of `MODELS`, or a family's name.
+        recognise: whether arrays of these names and shapes are such a checkpoint; true for one `Published` at most.
+        spec: how to build our model for them. Raises UserError where the file does not say enough.
+        rename: published key -> key in our state dict, None when it is left out. Keys it does not know come back under
+            any name that our model lacks, so that strict loading reports them.
+        left_out: {regular expression that a left-out key matches in full: why}; covers every None of `rename`.
+        preprocessing: what the published weights expect of an image, or a function of shapes and config.
+        space: {number of classes: the list the source's weights of that many classes were trained on}.
+        licence: of the source's published weights; empty when it has none.
+        notes: what a user should know.
+        transform: (our key, published array as a tensor) -> array as we keep it, where a source stores it otherwise.
+    """
+
+    source: Source
+    architecture: str
+    recognise: Callable[[Shapes], bool]
+    spec: Callable[[Shapes, Config], ModelSpec]
+    rename: Callable[[str], str | None]
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    preprocessing: Preprocessing | Callable[[Shapes, Config], Preprocessing] = Preprocessing()
+    space: Mapping[int, ClassList] = field(default_factory=dict[int, ClassList])
+    licence: str = ""
+    notes: tuple[str, ...] = ()
+    transform: Callable[[str, Any], Any] | None = None
+
+    def preprocessing_of(self, shapes: Shapes, config: Config) -> Preprocessing:
+        """What the checkpoint of these shapes and `config.json` expects of an image."""
+        return self.preprocessing(shapes, config) if callable(self.preprocessing) else self.preprocessing
+
+    def why_left_out(self, key: str) -> str | None:
+        """The reason for leaving the published `key` out, from the table; None when the table has none."""
+        return next((why for pattern, why in self.left_out.items() if re.fullmatch(pattern, key)), None)
