@@ -19,6 +19,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 Config = Mapping[str, Any]
 """The `config.json` beside a checkpoint; empty when there is none."""
 
+IMAGENET = Preprocessing()
+"""8-bit RGB with ImageNet's mean and deviation: what most sources publish."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -45,7 +48,7 @@ class Published:
     spec: Callable[[Shapes, Config], ModelSpec]
     rename: Callable[[str], str | None]
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
-    preprocessing: Preprocessing | Callable[[Shapes, Config], Preprocessing] = Preprocessing()
+    preprocessing: Preprocessing | Callable[[Shapes, Config], Preprocessing] = IMAGENET
     space: Mapping[int, ClassList] = field(default_factory=dict[int, ClassList])
     licence: str = ""
     notes: tuple[str, ...] = ()
