@@ -3,8 +3,9 @@
     python benchmarks/quality_per_minute.py --data nuclei --minutes 10 [--root ../shared/data] [--out runs/quality] [--slice 30]
 
 Both get the same images, the same split, the same pretrained MobileNetV2 file, the same minutes and all cores, and are judged
-by the same metric on the same full-size validation images: camvid mIoU over 11 classes, nuclei and isbi2012 data-set Dice of
-the foreground. They run as two processes that take turns of `--slice` seconds: one is stopped (SIGSTOP) while the other
+by the same metric on the same full-size validation images: camvid mIoU over 11 classes, nuclei data-set Dice of the
+foreground, isbi2012 mIoU of both classes (its foreground is the larger class: calling everything foreground has a high Dice).
+Our bundle's thresholds are tuned on these validation images, so ours is also judged at 0.5, which is what is compared. They run as two processes that take turns of `--slice` seconds: one is stopped (SIGSTOP) while the other
 runs, so that noise on the machine hits both alike. A stopped process's clock stands still: its `time.perf_counter` has the
 time spent stopped taken off, so a time budget means running time. `--slice 0` runs one after the other.
 
@@ -25,7 +26,7 @@ from mmap import mmap
 from pathlib import Path
 
 WEIGHTS = "weights/mobilenet_v2-b0353104.pth"
-METRIC = {"camvid": "mean_iou", "nuclei": "dice", "isbi2012": "dice"}
+METRIC = {"camvid": "mean_iou", "nuclei": "dice", "isbi2012": "mean_iou"}
 TARGET = {"camvid": 0.70, "nuclei": 0.94}
 MARKS, BATCH, CROP, RATE = 10, 8, 320, 2e-4
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -146,10 +147,11 @@ def run_ours(options: argparse.Namespace, described: Path) -> dict:
     took = time.perf_counter() - started
     lines = [line for line in run.history if line["kind"] == "evaluation"]
     curve = [(line["seconds"] / 60, line["scores"][METRIC[options.data]]) for line in lines]
-    predictor = nw.load(folder)
-    final = judge(nw.open_data(described), options.data, predictor)
+    data = nw.open_data(described)
+    tuned = judge(data, options.data, nw.load(folder))
+    final = judge(data, options.data, nw.load(folder, settings=nw.PredictSettings()))
     steps = max((line["step"] for line in run.history), default=0)
-    return {"curve": curve, "final": final, "steps": steps, "minutes": took / 60}
+    return {"curve": curve, "final": final, "tuned": tuned, "steps": steps, "minutes": took / 60}
 
 
 def run_plain(options: argparse.Namespace, described: Path) -> dict:
@@ -276,7 +278,8 @@ def print_table(results: dict[str, dict], metric: str) -> None:
         print(f"{minutes:8.2f} {role:<10} {score:.4f}")
     for role, found in results.items():
         print(f"final    {role:<10} {found['final']:.4f}   {found['steps']} steps in {found['minutes']:.2f} minutes")
-    print(f"ours - plain: {results['ours']['final'] - results['plain']['final']:+.4f}")
+    print(f"ours with its tuned thresholds: {results['ours']['tuned']:.4f}")
+    print(f"ours - plain, both at 0.5: {results['ours']['final'] - results['plain']['final']:+.4f}")
 
 
 def parent(options: argparse.Namespace) -> None:
