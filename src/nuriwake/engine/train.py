@@ -141,13 +141,14 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, started: float) -> None:
 def _step(job: Job, batches: Iterator[Batch], watch: Watch, rate: float) -> Failure | None:
     """One optimiser step. Returns the failure when the loss is known not to be finite; the weights are then untouched."""
     config, device, step = job.config, job.team.device, job.position.step
-    torch.manual_seed(_seed(config.seed, step, job.team.rank))
     set_rate(job.optimiser, rate)
     count = config.optim.accumulation
     names: list[str] = []
     sums: dict[str, torch.Tensor] = {}
     for part in range(count):
         batch = next(batches)
+        # Not before the batch is there: the first one of a process starts the loader, which draws from the same generator.
+        torch.manual_seed(_seed(config.seed, step, part, job.team.rank))
         names += batch.names
         images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
         truth = job.task.crop(batch.targets.to(device, non_blocking=True), job.model.margin)
@@ -233,9 +234,9 @@ def _rate(job: Job, progress: float) -> float:
     return job.config.optim.learning_rate * job.position.rate_scale * factor
 
 
-def _seed(seed: int, step: int, rank: int) -> int:
-    """A seed for the step's dropout that shares nothing with its neighbours'."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _seed(*parts: int) -> int:
+    """A seed for dropout that shares nothing with that of other `parts`."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _epoch(job: Job) -> float:
