@@ -40,6 +40,8 @@ class Published:
         licence: of the source's published weights; empty when it has none.
         notes: what a user should know.
         transform: (our key, published array as a tensor) -> array as we keep it, where a source stores it otherwise.
+        arrange: {published key: tensor} -> the same with arrays split or joined, where a source cuts them otherwise, under
+            keys that `rename` knows. Comes before `rename` and `transform`; keys that are not cut stay as they are.
     """
 
     source: Source
@@ -53,6 +55,7 @@ class Published:
     licence: str = ""
     notes: tuple[str, ...] = ()
     transform: Callable[[str, Any], Any] | None = None
+    arrange: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def preprocessing_of(self, shapes: Shapes, config: Config) -> Preprocessing:
         """What the checkpoint of these shapes and `config.json` expects of an image."""
