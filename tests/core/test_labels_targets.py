@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace, palette
@@ -87,3 +88,30 @@ def test_a_mask_of_another_size_than_its_image_names_both():
 def test_a_sample_refuses_what_is_no_image(image):
     with pytest.raises(UserError, match="an image"):
         Sample(image)
+
+
+def test_saved_labels_are_the_pixel_values_and_the_palette_their_colours(tmp_path):
+    labels = np.random.default_rng(0).choice(np.array([0, 1, 2, IGNORE], np.uint8), (10, 12))
+    (path,) = SemanticMap(labels, ROADS).save(tmp_path / "deep" / "a.png")
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), labels)
+        assert tuple(np.asarray(picture.convert("RGB"))[labels == 1][0]) == ROADS.colours[1]
+    with pytest.raises(UserError, match=r"ends with \.png"):
+        SemanticMap(labels, ROADS).save(tmp_path / "a.jpg")
+
+
+def test_layers_are_saved_by_class_and_never_outside_the_folder(tmp_path):
+    layers = np.random.default_rng(0).choice(np.array([0, 1, IGNORE], np.uint8), (10, 12, 2))
+    paths = SemanticMap(layers, LabelSpace(("wet", "../../x"), exclusive=False)).save(tmp_path / "a.png")
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == ["wet/a.png", "_.._x/a.png"]
+    for index, path in enumerate(paths):
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), layers[..., index])
+
+
+def test_overlay_paints_what_is_not_background():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:, 30:] = 1
+    picture = SemanticMap(labels, ROADS).overlay(np.full((40, 60, 3), 100, np.uint8), legend=False)
+    assert (picture[:, :25] == 100).all()
+    assert (picture[5, 50] != 100).any()

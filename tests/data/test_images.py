@@ -12,9 +12,8 @@ import tifffile
 from PIL import Image, ImageOps
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import LabelSpace
 from nuriwake.data.headers import image_header
-from nuriwake.data.images import read_image, read_mask, write_label_png, write_layer_pngs
+from nuriwake.data.images import read_image, read_mask
 
 
 @pytest.fixture
@@ -263,20 +262,3 @@ def test_masks_that_cannot_be_masks_are_refused(tmp_path, rng):
     tifffile.imwrite(tmp_path / "d.tif", np.full((4, 4), 70000, np.uint32))
     with pytest.raises(UserError, match=r"d\.tif.*65535"):
         read_mask(tmp_path / "d.tif")
-
-
-def test_label_png_round_trip(tmp_path, rng):
-    space = LabelSpace(("background", "a", "b"))
-    labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (10, 12))
-    write_label_png(tmp_path / "deep" / "a.png", labels, space)
-    np.testing.assert_array_equal(read_mask(tmp_path / "deep" / "a.png"), labels)
-    shown = np.asarray(Image.open(tmp_path / "deep" / "a.png").convert("RGB"))
-    assert tuple(shown[labels == 1][0]) == space.colours[1]
-    many = LabelSpace(("x", "y"), exclusive=False)
-    layers = rng.choice(np.array([0, 1, 255], np.uint8), (10, 12, 2))
-    paths = write_layer_pngs(tmp_path / "layers", "a", layers, many)
-    for index, path in enumerate(paths):
-        assert path == tmp_path / "layers" / many.names[index] / "a.png"
-        np.testing.assert_array_equal(read_mask(path), layers[..., index])
-    with pytest.raises(UserError, match="write_layer_pngs"):
-        write_label_png(tmp_path / "no.png", layers, many)

@@ -11,9 +11,9 @@ import tifffile
 from PIL import Image
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.targets import SemanticMap
 from nuriwake.data.dataset import check_trainable
 from nuriwake.data.formats import open_data
-from nuriwake.data.images import write_layer_pngs
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -219,7 +219,7 @@ def open_multi(root, layers):
     from nuriwake.core.labels import LabelSpace
 
     for name in "ab":
-        write_layer_pngs(root / "masks", name, layers, LabelSpace(("x", "y"), exclusive=False))
+        SemanticMap(layers, LabelSpace(("x", "y"), exclusive=False)).save(root / "masks" / f"{name}.png")
     return open_data(root)
 
 

@@ -10,6 +10,9 @@ IGNORE = 255
 
 Colour = tuple[int, int, int]
 
+IGNORE_COLOUR: Colour = (224, 224, 192)
+"""How `IGNORE` is shown in label PNG: the colour of void in Pascal VOC."""
+
 
 def palette(count: int) -> tuple[Colour, ...]:
     """`count` distinct RGB colours, those of the Pascal VOC palette (bit-reversed index), black first."""

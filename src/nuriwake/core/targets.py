@@ -8,7 +8,7 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
-from nuriwake.core.labels import IGNORE, Colour, LabelSpace
+from nuriwake.core.labels import IGNORE, IGNORE_COLOUR, Colour, LabelSpace
 from nuriwake.core.lookup import import_object
 
 Size = tuple[int, int]
@@ -60,7 +60,8 @@ class SemanticMap:
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write the labels as 8-bit palette PNG, atomically; the palette holds the colours of the label space.
 
-        A multi-label map becomes one PNG per class beside each other, `name.class.png`, with the values 0, 1 and `IGNORE`.
+        A multi-label map becomes one PNG per class, `folder/<class>/name.png`, with the values 0, 1 and `IGNORE`: the layout
+        in which masks of such data are read.
 
         Returns:
             The files written.
@@ -70,7 +71,8 @@ class SemanticMap:
             raise UserError(f"{path}: label maps are saved as PNG; give a name that ends with .png.")
         if self.space.exclusive:
             return (write_palette_png(path, self.labels, self.space.colours),)
-        files = [path.with_name(f"{path.stem}.{_file_name(name)}.png") for name in self.space.names]
+        # A class name comes from a file: it must not lead out of the folder.
+        files = [path.parent / (name.replace("/", "_").lstrip(".") or "_") / path.name for name in self.space.names]
         layers = zip(files, np.moveaxis(self.labels, 2, 0), self.space.colours, strict=True)
         return tuple(write_palette_png(file, layer, ((0, 0, 0), colour)) for file, layer, colour in layers)
 
@@ -81,10 +83,10 @@ class SemanticMap:
 
 
 def write_palette_png(path: Path, labels: np.ndarray, colours: tuple[Colour, ...]) -> Path:
-    """Write `labels` (H, W) uint8 as palette PNG, atomically: label i is shown as `colours[i]`, `IGNORE` as light grey."""
+    """Write `labels` (H, W) uint8 as palette PNG, atomically: label i is shown as `colours[i]`, `IGNORE` as its own."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
-    table[IGNORE] = (224, 224, 224)
+    table[IGNORE] = IGNORE_COLOUR
     picture = Image.fromarray(np.ascontiguousarray(labels), mode="L")
     picture.putpalette(table.tobytes())
     with atomic_path(path) as temporary:
@@ -99,10 +101,6 @@ def unknown_labels(labels: np.ndarray, highest: int) -> list[int]:
         return []
     counts = np.bincount(labels.ravel(), minlength=256)
     return [value for value in np.flatnonzero(counts).tolist() if value > highest and value != IGNORE]
-
-
-def _file_name(text: str) -> str:
-    return "".join(character if character.isalnum() or character in "-_" else "_" for character in text)
 
 
 def _some(values: list[int]) -> str:

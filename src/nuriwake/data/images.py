@@ -1,8 +1,7 @@
-"""Reading images and masks, writing label PNG. Every file is checked before it is decoded and must be complete."""
+"""Reading images and masks. Every file is checked before it is decoded and must be complete."""
 
 import io
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -10,12 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.files import atomic_path
-from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.data.headers import MAX_PIXELS, ImageHeader, jpeg_scan_start, parse_header
-
-IGNORE_COLOUR = (224, 224, 192)
-"""How `IGNORE` is drawn in label PNG: the colour of void in Pascal VOC."""
 
 
 def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = False) -> np.ndarray:
@@ -64,38 +58,6 @@ def read_mask(path: str | Path, *, limit: int = MAX_PIXELS) -> np.ndarray:
             f"{path}: a mask has one channel, or three of 8 bits (RGB-coded), found {array.shape[2]} of {array.dtype}."
         )
     return np.ascontiguousarray(_upright(array, header.orientation))
-
-
-def write_label_png(path: str | Path, labels: np.ndarray, space: LabelSpace) -> None:
-    """Write `labels` (H, W) uint8 of an exclusive `space` as a palette PNG, atomically: indices are the labels.
-
-    The palette holds the colours of `space`; `IGNORE` (255) is drawn in `IGNORE_COLOUR`.
-    """
-    if not space.exclusive or labels.ndim != 2 or labels.dtype != np.uint8:
-        raise UserError(
-            f"{path}: one label PNG holds uint8 labels (H, W) of exclusive classes, found {labels.dtype} {labels.shape}; "
-            "multi-label maps are written with write_layer_pngs."
-        )
-    _save_palette(Path(path), labels, [*space.colours, *[(0, 0, 0)] * (IGNORE - len(space)), IGNORE_COLOUR])
-
-
-def write_layer_pngs(folder: str | Path, name: str, labels: np.ndarray, space: LabelSpace) -> tuple[Path, ...]:
-    """Write `labels` (H, W, len(space)) uint8 as `folder/<class>/<name>.png`, one palette PNG (0, 1, `IGNORE`) each.
-
-    This is the multi-label layout that `open_data` reads.
-    """
-    paths = tuple(Path(folder) / each.replace("/", "_") / f"{name}.png" for each in space.names)
-    for index, path in enumerate(paths):
-        colours = [(0, 0, 0), space.colours[index], *[(0, 0, 0)] * (IGNORE - 2), IGNORE_COLOUR]
-        _save_palette(path, labels[..., index], colours)
-    return paths
-
-
-def _save_palette(path: Path, indices: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> None:
-    image = Image.fromarray(np.ascontiguousarray(indices))
-    image.putpalette([value for colour in colours for value in colour])
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
 
 
 def _bytes(path: Path) -> bytes:

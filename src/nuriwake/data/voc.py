@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import IGNORE, LabelSpace, palette
+from nuriwake.core.labels import IGNORE, IGNORE_COLOUR, LabelSpace, palette
 from nuriwake.data.assembly import assemble, split_name
 from nuriwake.data.classes import ClassList, find_classes
 from nuriwake.data.coding import MaskCoding
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.deciding import decide
 from nuriwake.data.description import DataDescription, Format
-from nuriwake.data.images import IGNORE_COLOUR
 from nuriwake.data.layout import image_files
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.observing import Observed, observe, unpack
