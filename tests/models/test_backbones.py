@@ -147,7 +147,7 @@ def test_the_file_of_another_architecture_is_called_so(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("resnet18", {}),
+        ("resnet26", {}),
         ("mobilenetv3_small_050", {}),
         ("swin_tiny_patch4_window7_224", {"strict_img_size": False}),
         ("vit_tiny_patch16_224", {"dynamic_img_size": True}),
@@ -174,26 +174,14 @@ def test_timm_backbones_load_the_classification_models_file(tmp_path, name, opti
 def test_timm_backbones_adapt_and_refuse_like_ours(tmp_path):
     import timm
 
-    state = timm.create_model("resnet18").state_dict()
+    state = timm.create_model("resnet26").state_dict()
     torch.save(state, tmp_path / "whole.pth")
-    grey = build_backbone("resnet18", in_channels=1, weights=tmp_path / "whole.pth")
+    grey = build_backbone("resnet26", in_channels=1, weights=tmp_path / "whole.pth")
     assert torch.allclose(grey.body.conv1.weight, state["conv1.weight"].sum(1, keepdim=True))
     del state["layer2.0.conv1.weight"]
     torch.save(state, tmp_path / "whole.pth")
     with pytest.raises(UserError, match=r"1 missing: layer2\.0\.conv1\.weight"):
-        build_backbone("resnet18", in_channels=3, weights=tmp_path / "whole.pth")
-
-
-def test_torchvisions_resnet_file_fits_timms_resnet(tmp_path):
-    import torchvision
-
-    theirs = torchvision.models.resnet18(weights=None).eval()
-    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
-    ours = build_backbone("resnet18", in_channels=3, weights=tmp_path / "resnet18.pth").eval()
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        deepest = nn.Sequential(*list(theirs.children())[:-2])(images)
-        assert torch.allclose(ours(images)[-1], deepest, atol=1e-5)
+        build_backbone("resnet26", in_channels=3, weights=tmp_path / "whole.pth")
 
 
 def test_a_timm_model_of_one_size_is_refused():
@@ -208,7 +196,8 @@ def test_misspelt_backbones_name_the_nearest():
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_every_parameter_is_in_exactly_one_stage(name):
-    backbone = build_backbone(name, in_channels=3)
+    with torch.device("meta"):
+        backbone = build_backbone(name, in_channels=3)
     staged = [id(parameter) for stage in backbone.stages() for parameter in stage.parameters()]
     assert sorted(staged) == sorted(id(parameter) for parameter in backbone.parameters())
 

@@ -100,12 +100,11 @@ class UNetBackbone(Model):
 
 
 def smp_name(published: str) -> str | None:
-    """The name in our state dict of the array `published` of a segmentation_models_pytorch U-Net over a timm backbone or
+    """The name in our state dict of the array `published` of a segmentation_models_pytorch U-Net over a ResNet, ResNeXt or
     MobileNetV2 (`mobilenet_v2_1280`), built with `SMP_DECODER`; None for an array that such files do not have."""
     encoder = re.fullmatch(r"encoder\.(.+)", published)
     if encoder:
-        own = encoder[1].startswith("features.")  # our MobileNetV2 has torchvision's names; timm's lie in `body`
-        return f"encoder.{encoder[1]}" if own else f"encoder.body.{encoder[1]}"
+        return published  # these backbones have torchvision's names, there as here
     block = re.fullmatch(r"decoder\.blocks\.(\d+)\.conv([12])\.(.+)", published)
     if block:
         return f"decoder.{block[1]}.{'first' if block[2] == '1' else 'second'}.{block[3]}"
