@@ -1,0 +1,258 @@
+"""The small parts: schedule, plan, groups, average, precision, stream, watch, choices."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.engine.choose import choose
+from nuriwake.engine.config import AugmentationConfig, DataConfig, OptimConfig, RunConfig, ScheduleConfig, override
+from nuriwake.engine.distribution import pick_device
+from nuriwake.engine.ema import Average
+from nuriwake.engine.facts import DataFacts, MachineFacts
+from nuriwake.engine.optim import build_optimiser, freeze, parameter_groups, set_rate, training_mode
+from nuriwake.engine.precision import autocast, choose_precision
+from nuriwake.engine.samples import training_pipeline
+from nuriwake.engine.schedule import Plan, rate_factor
+from nuriwake.engine.stream import DrawStream, Order, steps_of
+from nuriwake.engine.watch import Watch
+from nuriwake.models import build_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
+def test_the_rate_rises_then_falls(name):
+    schedule = ScheduleConfig(name, warmup_steps=10, minimum=0.01)
+    factors = [rate_factor(schedule, step, step / 200) for step in range(201)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) <= 1
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert factors[-1] == pytest.approx(1 if name == "constant" else 0.01)
+
+
+def test_the_warmup_is_never_more_than_a_tenth_of_the_run():
+    assert rate_factor(ScheduleConfig("constant", warmup_steps=1000), 2, 0.1) == 1
+
+
+def test_poly_is_the_published_formula():
+    for progress in (0.2, 0.5, 0.9):
+        assert rate_factor(ScheduleConfig("poly", 0, 0.9), 100, progress) == pytest.approx((1 - progress) ** 0.9)
+
+
+def test_a_budget_ends_inside_itself_whatever_the_noise():
+    generator = torch.Generator().manual_seed(0)
+    for evaluation in (0.5, 5.0, 20.0):
+        plan, clock, step, spent = Plan(budget=120.0), 0.0, 0, 0.0
+        while plan.progress(step, clock) < 1:
+            if plan.evaluation_due(step, plan.reached):
+                clock, spent = clock + evaluation, spent + evaluation
+                plan.evaluated, plan.evaluation_seconds = plan.reached, evaluation
+            clock += 0.2 + float(torch.rand((), generator=generator))
+            step += 1
+            plan.evaluation_seconds = plan.evaluation_seconds or evaluation
+        assert clock + 2 * evaluation < 120
+        assert spent <= 0.1 * 120 + evaluation
+
+
+def test_progress_never_falls():
+    plan = Plan(budget=100.0)
+    before = plan.progress(1, 50.0)
+    plan.evaluation_seconds = 0.0
+    plan.reached = before
+    plan.budget = 200.0
+    assert plan.progress(2, 51.0) == before
+
+
+def test_groups_decay_weights_only_and_slow_the_backbone():
+    model = build_model("unet_mobilenet_v2", in_channels=3, classes=2)
+    config = OptimConfig(backbone_rate=0.25, weight_decay=0.05)
+    groups = parameter_groups(model, config)
+    assert {(group.scale, group.decay) for group in groups} == {(0.25, 0.0), (0.25, 0.05), (1.0, 0.0), (1.0, 0.05)}
+    names = [name for group in groups for name in group.names]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    for group in groups:
+        assert all((parameter.ndim > 1) == (group.decay > 0) for parameter in group.parameters)
+        assert all(name.startswith("encoder.") == (group.scale == 0.25) for name in group.names)
+
+
+def test_layer_decay_falls_from_the_output():
+    model = build_model("unet", in_channels=1, classes=1)
+    scales = {}
+    for group in parameter_groups(model, OptimConfig(layer_decay=0.5)):
+        scales |= dict.fromkeys(group.names, group.scale)
+    stages = list(model.stages())
+    for depth, stage in enumerate(reversed(stages)):
+        ids = {id(parameter) for parameter in stage.parameters()}
+        assert {scales[name] for name, parameter in model.named_parameters() if id(parameter) in ids} == {0.5**depth}
+
+
+def test_the_rate_reaches_every_group():
+    optimiser = build_optimiser(build_model("unet_mobilenet_v2", in_channels=3, classes=1), OptimConfig(), CPU)
+    set_rate(optimiser, 0.1)
+    assert {group["lr"] for group in optimiser.param_groups} == {0.1, 0.05}
+
+
+def test_frozen_parts_neither_learn_nor_count():
+    model = build_model("unet_mobilenet_v2", in_channels=3, classes=1)
+    frozen = freeze(model, ("backbone",))
+    training_mode(model, frozen)
+    assert not any(module.training for module in model.encoder.modules())
+    assert model.decoder.training
+    assert all(
+        not name.startswith("encoder.") for group in parameter_groups(model, OptimConfig()) for name in group.names
+    )
+    with pytest.raises(UserError, match="Did you mean 'decoder'"):
+        freeze(model, ("decodr",))
+    freeze(model, ("decoder", "head"))
+    with pytest.raises(UserError, match="nothing can be trained"):
+        build_optimiser(model, OptimConfig(), CPU)
+
+
+def test_the_average_is_the_published_recursion():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = Average(model, 0.9)
+    expected = {name: value.clone().double() for name, value in model.state_dict().items()}
+    for step in range(5):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value += 1
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            whole = not value.is_floating_point()
+            expected[name] = value.double() if whole else decay * expected[name] + (1 - decay) * value.double()
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_precision_follows_the_machine(monkeypatch):
+    monkeypatch.setattr("nuriwake.engine.precision.cpu_features", lambda: {"avx512_bf16"})
+    assert choose_precision(CPU)[0] == "bf16"
+    monkeypatch.setattr("nuriwake.engine.precision.cpu_features", lambda: {"avx512_f"})
+    assert choose_precision(CPU)[0] == "fp32"
+    with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
+        autocast("fp16", CPU)
+
+
+def test_an_absent_device_is_named():
+    with pytest.raises(UserError, match="expected auto, cpu, cuda"):
+        pick_device("gpu9")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="PyTorch sees 0 CUDA GPUs"):
+            pick_device("cuda")
+
+
+def take(stream: DrawStream, count: int) -> list:
+    draws = iter(stream)
+    return [next(draws) for _ in range(count)]
+
+
+def test_a_stream_begins_anywhere_and_shares_out():
+    whole = take(DrawStream(Order(7, seed=3), start=0), 40)
+    assert take(DrawStream(Order(7, seed=3), start=16), 24) == whole[16:]
+    for epoch in range(5):
+        assert sorted(draw.index for draw in whole[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    parts = [take(DrawStream(Order(7, seed=3, rank=rank, world=2), start=4), 10) for rank in (0, 1)]
+    assert [draw for pair in zip(*parts, strict=True) for draw in pair] == whole[4:24]
+
+
+def test_steps_of_epochs_cover_every_image():
+    assert steps_of(3, count=10, images_per_step=4) == 8
+
+
+def test_the_watch_names_the_batch():
+    watch = Watch(patience=2)
+    good, bad = torch.tensor(1.0), torch.tensor(math.nan)
+    watch.note(0, ["a", "b"], {"dice": good}, good)
+    assert watch.look() is None
+    watch.note(1, ["c"], {"dice": bad}, bad)
+    failure = watch.look()
+    assert failure is not None
+    assert failure.step == 1
+    assert "the batch of c" in str(failure)
+    watch.note(2, ["d"], {"dice": torch.tensor(2.0)}, good)
+    watch.note(3, ["e"], {"dice": torch.tensor(4.0)}, good)
+    assert watch.look() is None
+    assert watch.means() == {"loss": 3.0, "dice": 3.0}
+    assert watch.means() == {}
+
+
+FACTS = DataFacts(
+    path=Path("data"),
+    space=LabelSpace(("background", "cell")),
+    train=100,
+    val=20,
+    height=360,
+    width=480,
+    smallest=360,
+    channels=3,
+    dtype="uint8",
+    grey=False,
+    mean=(0.5,) * 3,
+    deviation=(0.2,) * 3,
+    maximum=255.0,
+    class_pixels=(900, 100),
+    decoded_bytes=5 * 2**20,
+)
+MACHINE = MachineFacts(CPU, cores=2)
+OPEN = RunConfig(DataConfig(Path("data")))
+
+
+def test_every_choice_has_a_reason_and_fills_its_field():
+    config, choices = choose(OPEN, FACTS, MACHINE)
+    chosen = {choice.field: choice.value for choice in choices}
+    assert all(choice.reason and "\n" not in choice.reason for choice in choices)
+    assert chosen["augmentation.crop_size"] == 320 == config.augmentation.crop_size
+    assert chosen["batch_size"] == 8
+    assert chosen["evaluation.metric"] == "dice"
+    assert config.budget_seconds == 1800
+    assert config.augmentation.preset == "natural"
+    assert choose(config, FACTS, MACHINE)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "field", "value"),
+    [
+        ({"height": 100, "width": 90}, "augmentation.crop_size", 96),
+        ({"height": 20, "width": 20}, "augmentation.crop_size", 64),
+        ({"train": 3}, "batch_size", 3),
+        ({"grey": True}, "augmentation.preset", "medical"),
+        ({"channels": 8}, "augmentation.preset", "satellite"),
+        ({"decoded_bytes": 2**40}, "data.cache_mib", 0),
+        ({"space": LabelSpace(("a", "b", "c"))}, "evaluation.metric", "mean_iou"),
+    ],
+)
+def test_choices_follow_the_data(facts, field, value):
+    _, choices = choose(OPEN, replace(FACTS, **facts), MACHINE)
+    assert {choice.field: choice.value for choice in choices}[field] == value
+
+
+def test_extreme_imbalance_raises_weights_only_without_an_overlap_term():
+    rare = replace(FACTS, class_pixels=(10_000_000, 10))
+    assert choose(OPEN, rare, MACHINE)[0].loss.class_weights == "none"
+    assert choose(override(OPEN, {"loss.terms": "cross_entropy"}), rare, MACHINE)[0].loss.class_weights == "log"
+
+
+def test_what_the_user_said_stays():
+    config = override(OPEN, {"batch_size": 2, "augmentation.crop_size": 64, "epochs": 3})
+    chosen, choices = choose(config, FACTS, MACHINE)
+    assert (chosen.batch_size, chosen.augmentation.crop_size, chosen.epochs, chosen.budget) == (2, 64, 3, None)
+    assert not {"batch_size", "augmentation.crop_size", "budget"} & {choice.field for choice in choices}
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="do not divide among 2 processes"):
+        choose(override(OPEN, {"batch_size": 3}), FACTS, MachineFacts(CPU, cores=2, world=2))
+
+
+def test_the_zoom_of_the_configuration_reaches_the_crop():
+    pipeline = training_pipeline(AugmentationConfig("natural", 64, (0.6, 1.8)), 3, 255.0)
+    assert pipeline.size == (64, 64)
+    assert [operation.zoom for operation in pipeline.geometric if operation.name == "random_crop"] == [(0.6, 1.8)]

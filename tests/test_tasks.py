@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.targets import SemanticMap
+from nuriwake.models import build_model
+from nuriwake.models.base import Model
+from nuriwake.models.outputs import PixelLogits
+from nuriwake.tasks import LossSettings, crop_margin, get_task, output_type, stack_semantic
+
+BINARY = LabelSpace(("background", "thing"))
+THREE = LabelSpace(("a", "b", "c"))
+MULTI = LabelSpace(("a", "b", "c"), exclusive=False)
+
+
+@pytest.mark.parametrize(
+    ("space", "channels", "headline"), [(BINARY, 1, "dice"), (THREE, 3, "mean_iou"), (MULTI, 3, "mean_iou")]
+)
+def test_a_task_follows_the_label_space(space, channels, headline):
+    task = get_task("semantic")
+    assert task.channels(space) == channels
+    assert task.headline_name(space, None) == headline
+    assert task.headline_name(space, "pixel_accuracy") == "pixel_accuracy"
+
+
+def test_an_unknown_metric_or_task_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'mean_iou'"):
+        get_task("semantic").headline_name(THREE, "mean_iuo")
+    with pytest.raises(UserError, match="Did you mean 'semantic'"):
+        get_task("semantics")
+
+
+@pytest.mark.parametrize("space", [BINARY, THREE, MULTI])
+def test_the_criterion_takes_what_the_task_stacks(space):
+    task = get_task("semantic")
+    shape = (16, 16) if space.exclusive else (16, 16, 3)
+    rng = np.random.default_rng(0)
+    highest = len(space) if space.exclusive else 2
+    maps = [SemanticMap(rng.integers(0, highest, shape).astype(np.uint8), space) for _ in range(2)]
+    model = build_model("unet", in_channels=1, classes=task.channels(space))
+    criterion = task.criterion(model, space, LossSettings("cross_entropy+dice"))
+    terms = criterion(PixelLogits(torch.zeros(2, task.channels(space), 16, 16)), task.stack(maps))
+    assert set(terms) == {"cross_entropy", "dice"}
+    assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_stacks():
+    labels = np.array([[0, 1], [IGNORE, 2]], np.uint8)
+    assert stack_semantic([SemanticMap(labels, THREE)]).tolist() == [labels.tolist()]
+    layers = np.moveaxis(np.array([[[0, 1]], [[1, 1]], [[IGNORE, 0]]], np.uint8), 0, -1)
+    stacked = stack_semantic([SemanticMap(layers, MULTI)])
+    assert stacked.dtype == torch.uint8
+    assert stacked.tolist() == [[[[0, 1]], [[1, 1]], [[IGNORE, 0]]]]
+
+
+def test_crop_margin():
+    truth = torch.arange(36).reshape(1, 6, 6)
+    assert crop_margin(truth, 0) is truth
+    assert torch.equal(crop_margin(truth, 2), truth[:, 2:4, 2:4])
+
+
+def test_the_output_type_comes_from_the_annotation():
+    class Silent(Model):
+        def forward(self, images):
+            return images
+
+    assert output_type(build_model("unet", in_channels=1, classes=1)) is PixelLogits
+    with pytest.raises(UserError, match="must be annotated"):
+        output_type(Silent())
+
+
+def test_a_model_with_another_output_is_refused():
+    class Other(Model):
+        def forward(self, images: torch.Tensor) -> int:
+            return 0
+
+    with pytest.raises(UserError, match="its output is int, expected PixelLogits"):
+        get_task("semantic").criterion(Other(), BINARY, LossSettings("dice"))
