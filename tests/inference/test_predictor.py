@@ -104,6 +104,24 @@ def test_unpadded_models_answer_for_every_pixel_with_the_border_mirrored(tile, s
     np.testing.assert_allclose(predictor(model, tile=tile).probabilities(image), expected, atol=1e-5)
 
 
+class Pooled(Pointwise):
+    """Pools by 4: where the pooling begins changes the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_multiple = self.input_minimum = 4
+
+    def forward(self, images: Tensor) -> PixelLogits:
+        return PixelLogits(self.mix(nn.functional.max_pool2d(images, 4)))
+
+
+def test_tiles_begin_where_the_pooling_of_the_whole_image_does():
+    image = picture(101, 150)
+    assert_pooled = [predictor(Pooled(), tile=tile).probabilities(image)[:, 8:90, 20:] for tile in (None, 50)]
+    far_from_seams = np.isclose(*assert_pooled, atol=1e-5).mean()
+    assert far_from_seams > 0.85
+
+
 def test_mirrored_copies_average_probabilities():
     image = picture(32, 64)
     once = predictor(LeftRight()).probabilities(image)

@@ -11,9 +11,9 @@ from nuriwake.inference.tiling import axis_weights, blend, plan_grid
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(1, 400), st.integers(32, 120), st.floats(0, 0.5))
-def test_weights_are_a_partition_of_unity(length, tile, overlap):
-    grid = plan_grid((length, 5), tile=tile, overlap=overlap, margin=0, fit=lambda height, width: (height, width))
+@given(st.integers(1, 400), st.integers(32, 120), st.floats(0, 0.5), st.sampled_from([1, 16]))
+def test_weights_are_a_partition_of_unity(length, tile, overlap, align):
+    grid = plan_grid((length, 5), tile=tile, overlap=overlap, margin=0, fit=lambda *size: size, align=align)
     side = grid.answer[0]
     total = np.zeros(max(length, grid.tops[-1] + side))
     for start, weight in zip(grid.tops, axis_weights(grid.tops, side, length), strict=True):
@@ -23,13 +23,14 @@ def test_weights_are_a_partition_of_unity(length, tile, overlap):
     assert grid.tops[0] == 0
     assert grid.tops[-1] + side >= length
     if len(grid.tops) > 1:
-        assert max(np.diff(grid.tops)) <= side - int(side * overlap)
+        assert max(np.diff(grid.tops)) <= max(side - int(side * overlap), align)
+        assert not any(np.mod(grid.tops, align))
 
 
 def test_blending_is_smooth():
     grid = plan_grid((64, 320), tile=64, overlap=0.5, margin=0, fit=lambda height, width: (height, width))
     answers = [torch.full((1, 64, 64), float(index % 2)) for index in range(len(grid.lefts))]
-    row = torch.cat(list(blend(answers, grid, repeats=1)), dim=1)[0, 30]
+    row = next(blend(answers, grid, repeats=1))[0, 30]
     assert row.max() - row.min() > 0.99
     assert (row[1:] - row[:-1]).abs().max() < 0.06
 
@@ -44,9 +45,17 @@ def test_tiles_of_an_image_give_the_image(multiple, margin):
     grid = plan_grid((150, 201), tile=50, overlap=0.3, margin=margin, fit=fit)
     padded = torch.nn.functional.pad(image, (0, 200, 0, 200))
     cut = [padded[:, y : y + grid.answer[0], x : x + grid.answer[1]] for y, x in grid.corners]
-    bands = list(blend([tile for tile in cut for _ in range(3)], grid, repeats=3))
+    bands = [band.clone() for band in blend([tile for tile in cut for _ in range(3)], grid, repeats=3)]
     assert len(bands) == len(grid.tops) > 2
     np.testing.assert_allclose(torch.cat(bands, dim=1), image, atol=1e-5)
+
+
+def fading(whole, step):
+    """Bands of `whole` that are overwritten as soon as the next is asked for."""
+    for band in whole.split(step, dim=1):
+        shown = band.clone()
+        yield shown
+        shown.fill_(torch.nan)
 
 
 @settings(max_examples=100, deadline=None)
@@ -56,7 +65,10 @@ def test_strips_are_the_resized_whole(height, width, new_height, new_width, limi
     before = strips.VALUES_AT_ONCE
     strips.VALUES_AT_ONCE = limit
     try:
-        found = list(strips.resized_strips(whole.split(step, dim=1), (height, width), (new_height, new_width)))
+        found = [
+            (top, strip.clone())
+            for top, strip in strips.resized_strips(fading(whole, step), (height, width), (new_height, new_width))
+        ]
     finally:
         strips.VALUES_AT_ONCE = before
     assert [top for top, _ in found] == [sum(part.shape[1] for _, part in found[:n]) for n in range(len(found))]

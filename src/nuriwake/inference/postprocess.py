@@ -81,7 +81,8 @@ def _fill(labels: np.ndarray, holes: tuple[int, ...], targets: tuple[int, ...], 
 def _open(labels: np.ndarray, work: _Work) -> None:
     for target in work.targets:
         mask = (labels == target).view(np.uint8)
-        thin = mask & (cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(work.rule.radius)) ^ 1)
+        opened = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(work.rule.radius)))
+        thin = (mask > opened).view(np.uint8)
         regions = find_regions(thin, (1,), connectivity=8)
         _remove(labels, regions, np.ones(regions.areas.size, np.bool_), work, own=target)
 
@@ -104,8 +105,9 @@ def _remove(labels: np.ndarray, regions: Regions, removed: np.ndarray, work: _Wo
         return
     become = surrounding_labels(labels, regions, removed, exclude=IGNORE if own is None else own)
     left = regions.labels.astype(np.int16)
-    if own is not None or work.background is not None:
-        left[:] = own if work.background is None else work.background
+    fallback = own if work.background is None else work.background
+    if fallback is not None:
+        left[:] = fallback
     paint(labels, *runs, np.where(removed & (become < 0), left, np.int16(-1)))
 
 

@@ -80,7 +80,7 @@ class Predictor:
         Args:
             image: array (H, W) or (H, W, C), a Pillow image, or a path.
             watch: called with (first row, probabilities (C, rows, W)) for every strip on its way, so that thresholds can
-                be counted in the same pass. Whole images of usual size are one strip.
+                be counted in the same pass; valid during the call only. Whole images of usual size are one strip.
 
         Raises:
             UserError: the image does not suit the model; the message says what the model wants.
@@ -123,7 +123,13 @@ class Predictor:
                     f"Probabilities per pixel need a model with logits per pixel; this one returns {kind.__name__}."
                 )
             request = self._request(array, None)
-            return np.concatenate([strip.cpu().numpy() for _, strip in probability_strips(passes, request)], axis=1)
+            volume: np.ndarray | None = None
+            for top, strip in probability_strips(passes, request):
+                if volume is None:
+                    volume = np.empty((strip.shape[0], *request.size), np.float32)
+                volume[:, top : top + strip.shape[1]] = strip.cpu().numpy()
+        assert volume is not None
+        return volume
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:
@@ -182,7 +188,14 @@ class Predictor:
 
     def _grid(self, size: Size) -> Grid:
         settings, model = self.settings, self.model
-        return plan_grid(size, tile=settings.tile, overlap=settings.overlap, margin=model.margin, fit=model.fit_size)
+        return plan_grid(
+            size,
+            tile=settings.tile,
+            overlap=settings.overlap,
+            margin=model.margin,
+            fit=model.fit_size,
+            align=model.input_multiple,
+        )
 
     def _inputs(self, scaled: np.ndarray, grid: Grid, flips: tuple[Flip, ...]) -> Iterator[np.ndarray]:
         """float32 (C, *grid.input) for every tile and flip; beyond the image its border is mirrored."""

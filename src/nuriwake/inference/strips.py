@@ -31,22 +31,39 @@ def resized_strips(bands: Iterable[Tensor], before: Size, after: Size) -> Iterat
     Yields:
         (first row, strip (C, rows, width of `after`)); the same rows for any `before`, so that several can be averaged.
     """
-    stream = iter(bands)
-    held = next(stream)
-    first = 0
-    for top, end in strip_rows(held.shape[0], after):
-        low, high, share = _taps(top, end, before[0], after[0], held.device)
-        need_first, need_end = int(low[0]), int(low[-1]) + 1 if before[0] == after[0] else int(high[-1]) + 1
-        while first + held.shape[1] < need_end:
-            drop = min(need_first - first, held.shape[1])
-            held, first = torch.cat((held[:, drop:], next(stream)), dim=1), first + drop
-        rows = held[:, need_first - first : need_end - first]
-        if before[0] != after[0]:
-            rows = torch.lerp(rows[:, low - need_first], rows[:, high - need_first], share[:, None])
+    source = _Rows(iter(bands))
+    for top, end in strip_rows(source.channels, after):
+        low, high, share = _taps(top, end, before[0], after[0], source.device)
+        same = before[0] == after[0]
+        first = int(low[0])
+        rows = source.take(first, int(low[-1]) + 1 if same else int(high[-1]) + 1)
+        if not same:
+            rows = torch.lerp(rows[:, low - first], rows[:, high - first], share[:, None])
         if before[1] != after[1]:
-            left, right, share = _taps(0, after[1], before[1], after[1], held.device)
+            left, right, share = _taps(0, after[1], before[1], after[1], source.device)
             rows = torch.lerp(rows[:, :, left], rows[:, :, right], share)
         yield top, rows
+
+
+class _Rows:
+    """Rows of bands on demand, ever further down; of earlier bands only what is still wanted is kept, as a copy."""
+
+    def __init__(self, bands: Iterator[Tensor]) -> None:
+        self._bands = bands
+        # (first row, rows): copies of the ends of earlier bands, then the band of the moment.
+        self._held = [(0, next(bands))]
+        self.channels, self.device = self._held[0][1].shape[0], self._held[0][1].device
+
+    def take(self, first: int, end: int) -> Tensor:
+        """(C, end - first, W); neither `first` nor `end` ever goes back."""
+        while (stop := self._held[-1][0] + self._held[-1][1].shape[1]) < end:
+            start, band = self._held.pop()
+            if stop > first:
+                self._held.append((max(start, first), band[:, max(first - start, 0) :].clone()))
+            self._held.append((stop, next(self._bands)))
+        self._held = [(start, rows) for start, rows in self._held if start + rows.shape[1] > first]
+        parts = [rows[:, max(first - start, 0) : end - start] for start, rows in self._held]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _taps(start: int, stop: int, before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

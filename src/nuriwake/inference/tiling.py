@@ -43,12 +43,20 @@ class Grid:
 
 
 def plan_grid(
-    size: Size, *, tile: int | None, overlap: float, margin: int, fit: Callable[[int, int], tuple[int, int]]
+    size: Size,
+    *,
+    tile: int | None,
+    overlap: float,
+    margin: int,
+    fit: Callable[[int, int], tuple[int, int]],
+    align: int = 1,
 ) -> Grid:
     """The grid for an image of `size`: one tile when both sides are at most `tile` (or it is None).
 
     Args:
         overlap: the least share of a tile that neighbours have in common, 0..0.5.
+        align: tiles begin at multiples of it, where the pooling of the network falls on the same pixels as in the whole
+            image.
         fit: (height, width) -> the smallest input size of the model that is no smaller.
     """
     if tile is None or max(size) <= tile:
@@ -56,17 +64,19 @@ def plan_grid(
     else:
         wanted = (min(size[0], tile), min(size[1], tile))
     given = fit(wanted[0] + 2 * margin, wanted[1] + 2 * margin)
-    tops, lefts = (_starts(size[i], given[i] - 2 * margin, overlap) for i in (0, 1))
+    tops, lefts = (_starts(size[i], given[i] - 2 * margin, overlap, align) for i in (0, 1))
     return Grid(size, (given[0], given[1]), margin, tops, lefts)
 
 
-def _starts(length: int, tile: int, overlap: float) -> tuple[int, ...]:
+def _starts(length: int, tile: int, overlap: float, align: int) -> tuple[int, ...]:
     """Evenly spaced beginnings of tiles that cover `length`; a tile longer than that begins at 0."""
     if tile >= length:
         return (0,)
-    shared = int(tile * overlap)
-    count = 1 + -(-(length - tile) // (tile - shared))
-    return tuple(round(i * (length - tile) / (count - 1)) for i in range(count))
+    align = align if align <= tile else 1
+    step = max((tile - int(tile * overlap)) // align, 1)
+    span = -(-(length - tile) // align)
+    count = -(-span // step)
+    return tuple(round(i * span / count) * align for i in range(count + 1))
 
 
 def axis_weights(starts: tuple[int, ...], tile: int, length: int) -> list[np.ndarray]:
@@ -104,7 +114,8 @@ def blend(answers: Iterable[Tensor], grid: Grid, *, repeats: int) -> Iterator[Te
         repeats: how many answers each tile has (mirrored copies); they weigh the same.
 
     Yields:
-        Bands (C, rows, W) that follow each other and together have `grid.size`; no more than one row of tiles is held.
+        Bands (C, rows, W) that follow each other and together have `grid.size`. One row of tiles is held, and a band is a
+        view of it: what it shows is gone when the next is asked for.
     """
     height, width = grid.size
     answer = grid.answer
@@ -126,7 +137,8 @@ def blend(answers: Iterable[Tensor], grid: Grid, *, repeats: int) -> Iterator[Te
                 place = band[:, :, left : left + answer[1]]
                 place.addcmul_(found[:, :, : place.shape[2]], weight[:, : place.shape[2]].to(found.device))
         assert band is not None
-        yield band[:, : end - top, :width].clone()
-        kept = band[:, end - top :].clone()
-        band[:, : kept.shape[1]] = kept
+        yield band[:, : end - top, :width]
+        kept = band[:, end - top :]
+        # Tiles overlap by less than half as a rule, so that the rows moved up do not overwrite themselves.
+        band[:, : kept.shape[1]] = kept if kept.shape[1] <= end - top else kept.clone()
         band[:, kept.shape[1] :] = 0

@@ -122,7 +122,7 @@ class DTypeRecipe:
     @property
     def dtype(self) -> np.dtype:
         """The finished number type."""
-        return self.code.newbyteorder(self.order) if self.order in "<>" else self.code
+        return self.code if self.order in "=|" else np.dtype(f"{self.order}{self.code.str[1:]}")
 
 
 class ArrayRecipe:

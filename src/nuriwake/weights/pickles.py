@@ -186,7 +186,7 @@ def _check_program(stream: io.BytesIO) -> None:
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             # Memo places are numbered one by one; a huge number makes the C reader reserve as many.
             puts += 1
-            if int(argument) > 2 * puts + 1024:
+            if int(argument or 0) > 2 * puts + 1024:
                 raise RefusedError("a memo number out of order would reserve memory without need.")
         elif opcode.name in ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEXT_BUFFER", "READONLY_BUFFER"):
             raise RefusedError(f"it uses the instruction {opcode.name}, which no checkpoint needs.")
