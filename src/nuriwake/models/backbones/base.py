@@ -37,6 +37,10 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
+    def cut(self, maps: int) -> None:
+        """Keep the first `maps` feature maps and leave out what lies behind them, in place; at least one map stays."""
+        raise NotImplementedError
+
     def published(self) -> Published:
         """How a published file for this architecture fills this backbone."""
         raise NotImplementedError

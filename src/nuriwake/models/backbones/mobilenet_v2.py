@@ -98,6 +98,11 @@ class MobileNetV2(Backbone):
                 maps.append(x)
         return maps
 
+    def cut(self, maps: int) -> None:
+        self._ends = self._ends[:maps]
+        self.features = self.features[: self._ends[-1] + 1]
+        self.channels, self.strides = self.channels[:maps], self.strides[:maps]
+
     def stages(self) -> Sequence[nn.Module]:
         return list(self.features)
 

@@ -28,7 +28,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, in_channels: int, *, output_stride: int = 32) -> None:
         super().__init__()
-        self.name, self.in_channels = name, in_channels
+        self.name, self.in_channels, self.output_stride = name, in_channels, output_stride
         self.body = _create(name, in_channels, output_stride)
         self.channels = tuple(self.body.feature_info.channels())
         self.strides = tuple(self.body.feature_info.reduction())
@@ -41,6 +41,12 @@ class TimmBackbone(Backbone):
         """(B, C, H, W) -> maps (B, channels[i], H/strides[i], W/strides[i])."""
         maps = self.body(images)
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_come_last else list(maps)
+
+    def cut(self, maps: int) -> None:
+        whole = self.body.state_dict()
+        self.body = _create(self.name, self.in_channels, self.output_stride, maps=maps)
+        self.body.load_state_dict({key: whole[key] for key in self.body.state_dict()})
+        self.channels, self.strides = self.channels[:maps], self.strides[:maps]
 
     def stages(self) -> Sequence[nn.Module]:
         if next(self.body.parameters(recurse=False), None) is not None:
@@ -95,12 +101,15 @@ def hub_id(name: str) -> str | None:
     return settings.hf_hub_id if settings is not None else None
 
 
-def _create(name: str, in_channels: int, output_stride: int) -> Any:
+def _create(name: str, in_channels: int, output_stride: int, *, maps: int | None = None) -> Any:
+    """timm's model with all feature maps, or the first `maps`."""
     import timm
 
     if name.split(".")[0] not in timm.list_models():
         raise UserError(f"timm has no model '{name}'.{did_you_mean(name, timm.list_models())}")
     extra: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    if maps is not None:
+        extra["out_indices"] = tuple(range(maps))
     problem: Exception | None = None
     for any_size in ANY_SIZE:
         try:
