@@ -14,6 +14,11 @@ from nuriwake.models.outputs import PixelLogits
 # Narrow, so that the promise is tested and not the processor; a model without an entry here is tested as it is.
 SMALL_SEGFORMER = {"channels": 16, "encoder": {"widths": (8, 16, 20, 32), "depths": (1, 2, 1, 1)}}
 NARROW = {
+    "deeplabv3_resnet50": {"channels": 8, "auxiliary_channels": 8},
+    "deeplabv3_resnet101": {"channels": 8, "auxiliary_channels": 8},
+    "deeplabv3_mobilenet_v3_large": {"channels": 8},
+    "deeplabv3plus_resnet50": {"channels": 8},
+    "deeplabv3plus_mobilenet_v2": {"channels": 8},
     "unet": {"width": 4},
     "unet_valid": {"width": 4, "depth": 2},
     "unet_mobilenet_v2": {"decoder_channels": (8, 8, 8, 8)},

@@ -33,8 +33,27 @@ class ModelEntry:
     recipe: str = field(default="unet", kw_only=True)
 
 
+_DEEPLABV3 = "nuriwake.models.deeplabv3:DeepLabV3"
+_DEEPLABV3_PAPER = "Chen et al. 2017, arXiv:1706.05587"
+_DEEPLABV3PLUS = "nuriwake.models.deeplabv3plus:DeepLabV3Plus"
+_DEEPLABV3PLUS_PAPER = "Chen et al. 2018, arXiv:1802.02611"
+_HRNET = "nuriwake.models.hrnet:HRNet"
+_HRNET_PAPER = "Wang et al. 2019, arXiv:1908.07919"
+_OCR = "nuriwake.models.ocr:HRNetOCR"
+_OCR_PAPER = "Yuan et al. 2020, arXiv:1909.11065"
+_PSPNET = "nuriwake.models.pspnet:PSPNet"
+_PSPNET_PAPER = "Zhao et al. 2017, arXiv:1612.01105"
+_SEMANTIC_FPN = "nuriwake.models.semantic_fpn:SemanticFPN"
+_SEMANTIC_FPN_PAPER = "Kirillov et al. 2019, arXiv:1901.02446"
 _UNET_BACKBONE = "nuriwake.models.unet_backbone:UNetBackbone"
 _UNET_PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
+_SEGFORMER = "nuriwake.models.segformer:SegFormer"
+
+
+def _segformer(size: int, summary: str) -> ModelEntry:
+    paper, wide = "Xie et al. 2021, arXiv:2105.15203", {"channels": 768} if size >= 2 else {}
+    return ModelEntry(_SEGFORMER, summary, paper, backbone=f"mit_b{size}", defaults=wide, recipe="segformer")
+
 
 MODELS: dict[str, ModelEntry] = {
     "unet": ModelEntry(
@@ -49,10 +68,118 @@ MODELS: dict[str, ModelEntry] = {
     "unet_resnet34": ModelEntry(
         _UNET_BACKBONE, "U-Net over ResNet-34: a strong default on a GPU", _UNET_PAPER, backbone="resnet34"
     ),
+    "segformer_b0": _segformer(0, "SegFormer B0: a small transformer, 3.7 M parameters, logits at stride 4"),
+    "segformer_b1": _segformer(1, "SegFormer B1: 13.7 M parameters"),
+    "segformer_b2": _segformer(2, "SegFormer B2: 27.5 M parameters, a strong transformer for one GPU"),
+    "segformer_b3": _segformer(3, "SegFormer B3: 47.3 M parameters"),
+    "segformer_b4": _segformer(4, "SegFormer B4: 64.1 M parameters"),
+    "segformer_b5": _segformer(5, "SegFormer B5: 84.7 M parameters, the most accurate of its family"),
+    "hrnet_w18_small_v1": ModelEntry(
+        _HRNET, "HRNet-W18-Small-v1: 1.5 M parameters", _HRNET_PAPER, backbone="hrnetv2_w18_small_v1", recipe="hrnet"
+    ),
+    "hrnet_w18_small_v2": ModelEntry(
+        _HRNET,
+        "HRNet-W18-Small-v2: half the depth of W18",
+        _HRNET_PAPER,
+        backbone="hrnetv2_w18_small_v2",
+        recipe="hrnet",
+    ),
+    "hrnet_w18": ModelEntry(
+        _HRNET, "HRNet-W18: fine detail from few parameters", _HRNET_PAPER, backbone="hrnetv2_w18", recipe="hrnet"
+    ),
+    "hrnet_w32": ModelEntry(_HRNET, "HRNet-W32", _HRNET_PAPER, backbone="hrnetv2_w32", recipe="hrnet"),
+    "hrnet_w48": ModelEntry(
+        _HRNET, "HRNet-W48: the published Cityscapes model", _HRNET_PAPER, backbone="hrnetv2_w48", recipe="hrnet"
+    ),
+    "hrnet_ocr_w18": ModelEntry(
+        _OCR, "HRNet-W18 with object-contextual representations", _OCR_PAPER, backbone="hrnetv2_w18", recipe="hrnet"
+    ),
+    "hrnet_ocr_w32": ModelEntry(
+        _OCR, "HRNet-W32 with object-contextual representations", _OCR_PAPER, backbone="hrnetv2_w32", recipe="hrnet"
+    ),
+    "hrnet_ocr_w48": ModelEntry(
+        _OCR, "HRNet-W48 with object-contextual representations", _OCR_PAPER, backbone="hrnetv2_w48", recipe="hrnet"
+    ),
+    "pspnet_mobilenet_v2": ModelEntry(
+        _PSPNET,
+        "PSPNet over dilated MobileNetV2: 10 M parameters",
+        _PSPNET_PAPER,
+        backbone="mobilenet_v2",
+        recipe="pyramid",
+    ),
+    "pspnet_resnet50": ModelEntry(
+        _PSPNET,
+        "PSPNet over dilated ResNet-50: the scene's context, costly at stride 8",
+        _PSPNET_PAPER,
+        backbone="resnet50",
+        recipe="pyramid",
+    ),
+    "pspnet_resnet101": ModelEntry(
+        _PSPNET,
+        "PSPNet over dilated ResNet-101: the published model",
+        _PSPNET_PAPER,
+        backbone="resnet101",
+        recipe="pyramid",
+    ),
+    "semantic_fpn_mobilenet_v2": ModelEntry(
+        _SEMANTIC_FPN,
+        "Semantic FPN over MobileNetV2: light",
+        _SEMANTIC_FPN_PAPER,
+        backbone="mobilenet_v2",
+        recipe="pyramid",
+    ),
+    "semantic_fpn_resnet50": ModelEntry(
+        _SEMANTIC_FPN,
+        "Semantic FPN over ResNet-50: several resolutions at moderate cost",
+        _SEMANTIC_FPN_PAPER,
+        backbone="resnet50",
+        recipe="pyramid",
+    ),
+    "semantic_fpn_resnet101": ModelEntry(
+        _SEMANTIC_FPN, "Semantic FPN over ResNet-101", _SEMANTIC_FPN_PAPER, backbone="resnet101", recipe="pyramid"
+    ),
+    "deeplabv3_resnet50": ModelEntry(
+        _DEEPLABV3,
+        "DeepLabV3 over ResNet-50 at stride 8: torchvision's",
+        _DEEPLABV3_PAPER,
+        backbone="resnet50",
+    ),
+    "deeplabv3_resnet101": ModelEntry(
+        _DEEPLABV3,
+        "DeepLabV3 over ResNet-101 at stride 8: torchvision's",
+        _DEEPLABV3_PAPER,
+        backbone="resnet101",
+    ),
+    "deeplabv3_mobilenet_v3_large": ModelEntry(
+        _DEEPLABV3,
+        "DeepLabV3 over MobileNetV3-Large at stride 16: torchvision's, 11 M parameters",
+        _DEEPLABV3_PAPER,
+        backbone="mobilenet_v3_large_first",
+        defaults={"output_stride": 16, "rates": (12, 24, 36), "auxiliary_channels": 10, "auxiliary_map": -3},
+    ),
+    "deeplabv3plus_resnet50": ModelEntry(
+        _DEEPLABV3PLUS,
+        "DeepLabV3+ over ResNet-50: context and sharp edges, a strong default on a GPU",
+        _DEEPLABV3PLUS_PAPER,
+        backbone="resnet50",
+    ),
+    "deeplabv3plus_mobilenet_v2": ModelEntry(
+        _DEEPLABV3PLUS,
+        "DeepLabV3+ over MobileNetV2: context at a small cost",
+        _DEEPLABV3PLUS_PAPER,
+        backbone="mobilenet_v2",
+    ),
 }
 """Complete names."""
 
-FAMILIES: dict[str, str] = {"unet": _UNET_BACKBONE}
+FAMILIES: dict[str, str] = {
+    "unet": _UNET_BACKBONE,
+    "deeplabv3": _DEEPLABV3,
+    "deeplabv3plus": _DEEPLABV3PLUS,
+    "segformer": _SEGFORMER,
+    "pspnet": _PSPNET,
+    "semantic_fpn": _SEMANTIC_FPN,
+}
 """Beginnings of names: `<family>_<backbone>` is the family's constructor over any backbone of ours or of timm."""
 
 _GIVEN = ("in_channels", "classes", "backbone", "backbone_weights")

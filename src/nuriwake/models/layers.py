@@ -1,7 +1,7 @@
-"""What several architectures share: how fresh weights are drawn."""
+"""What several architectures share: how fresh weights are drawn, and the auxiliary head."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def initialise(module: nn.Module) -> None:
@@ -29,3 +29,20 @@ def initialise_head(convolution: nn.Conv2d) -> None:
     nn.init.xavier_uniform_(convolution.weight)
     if convolution.bias is not None:
         torch.nn.init.zeros_(convolution.bias)
+
+
+class AuxiliaryHead(nn.Module):
+    """x (B, inputs, h, w) -> logits (B, classes, h, w): a 3x3 convolution of `channels` and the classification."""
+
+    def __init__(self, inputs: int, classes: int, channels: int, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.unit = nn.Sequential(
+            nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Conv2d(channels, classes, 1)
+        initialise(self.unit)
+        initialise_head(self.classify)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.dropout(self.unit(x)))

@@ -69,6 +69,8 @@ _RESNET = {
 _X50, _X101 = "resnext50_32x4d-7cdf4587.pth", "resnext101_32x8d-8ba56ff5.pth"
 
 _MOBILENET_V2 = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"
+_MOBILENET_V3 = "nuriwake.models.backbones.mobilenet_v3:MobileNetV3Large"
+_MOBILENET_V3_FILE = "https://download.pytorch.org/models/mobilenet_v3_large-8738ca79.pth"
 
 BACKBONES: dict[str, BackboneEntry] = {
     "mobilenet_v2": BackboneEntry(
@@ -82,6 +84,19 @@ BACKBONES: dict[str, BackboneEntry] = {
         "MobileNetV2 with its last 1x1 convolution (1280 channels), as segmentation_models_pytorch takes it",
         _MOBILENET_V2,
         _TORCHVISION,
+    ),
+    "mobilenet_v3_large": BackboneEntry(
+        _MOBILENET_V3,
+        "MobileNetV3-Large: squeeze and excite, 960 channels at its end",
+        _MOBILENET_V3_FILE,
+        _TORCHVISION,
+    ),
+    "mobilenet_v3_large_first": BackboneEntry(
+        _MOBILENET_V3,
+        "MobileNetV3-Large with the maps that torchvision's segmentation models take: of the first block of each stride",
+        _MOBILENET_V3_FILE,
+        _TORCHVISION,
+        {"taps": "first"},
     ),
     "resnet18": _resnet("ResNet-18", _RESNET[18], depth=18),
     "resnet34": _resnet("ResNet-34", _RESNET[34], depth=34),
@@ -97,6 +112,7 @@ BACKBONES: dict[str, BackboneEntry] = {
     "resnet152_smp": _resnet(f"ResNet-152 {_SMP}", _RESNET[152], depth=152, style="smp"),
     "resnext50_32x4d_smp": _resnet(f"ResNeXt-50 {_SMP}", _X50, depth=50, style="smp", groups=32, group_width=4),
     "resnext101_32x8d_smp": _resnet(f"ResNeXt-101 {_SMP}", _X101, depth=101, style="smp", groups=32, group_width=8),
+    "resnet18_v1b": _resnet("ResNet-18 as mmsegmentation's R18b-D8 dilates it", _RESNET[18], depth=18, style="v1b"),
     "resnet18_v1c": _resnet(f"ResNet-18 {_V1C.format(18)}", depth=18, style="v1c"),
     "resnet50_v1c": _resnet(f"ResNet-50 {_V1C.format(50)}", depth=50, style="v1c"),
     "resnet101_v1c": _resnet(f"ResNet-101 {_V1C.format(101)}", depth=101, style="v1c"),

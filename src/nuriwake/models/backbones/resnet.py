@@ -39,6 +39,7 @@ class Style:
 STYLES = {
     "torchvision": Style(),
     "smp": Style(contracted=False),
+    "v1b": Style(second_dilated=False),
     "v1c": Style(stem=(32, 32, 64), second_dilated=False),
     "semseg": Style(stem=(64, 64, 128), contracted=False),
     "caffe": Style(stride_in_first=True),
