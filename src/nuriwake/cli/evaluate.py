@@ -1,11 +1,11 @@
 """`nuriwake evaluate`."""
 
-import json
+import json as json_format
 from pathlib import Path
 
 
 def evaluate(
-    run: Path, data: Path, *, split: str = "val", boundary: bool = False, device: str = "auto", as_json: bool = False
+    run: Path, data: Path, *, split: str = "val", boundary: bool = False, device: str = "auto", json: bool = False
 ) -> None:
     """Score a run or bundle on a split of a data set.
 
@@ -15,13 +15,13 @@ def evaluate(
         split: the name of the split.
         boundary: boundary IoU as well (slower).
         device: auto, cpu, cuda or cuda:N.
-        as_json: print everything as one JSON object instead of tables.
+        json: print everything as one JSON object instead of tables.
     """
     from nuriwake.api import evaluate as evaluate_data
 
     found = evaluate_data(run, data, split=split, boundary=boundary, device=device)
-    if as_json:
-        print(json.dumps(found.plain(), ensure_ascii=False, indent=1, allow_nan=False))
+    if json:
+        print(json_format.dumps(found.plain(), ensure_ascii=False, indent=1, allow_nan=False))
         return
     from rich.console import Console
     from rich.table import Table

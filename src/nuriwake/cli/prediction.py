@@ -11,14 +11,14 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import to_plain
-from nuriwake.core.targets import SemanticMap
+from nuriwake.core.targets import SemanticMap, label_files
+from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
 from nuriwake.engine.progress import Bar
 from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.settings import Flips, PredictSettings
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
@@ -55,9 +55,10 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], *, out: Path
     """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into `out`.
 
     Raises:
-        UserError: an image that cannot be read or does not suit the model; what was predicted before it stays, and
-            predictions.json lists it.
+        UserError: a result would overwrite an image (nothing is predicted then), or an image cannot be read or does not
+            suit the model; what was predicted before it stays, and predictions.json lists it.
     """
+    _refuse_overwriting(images, out, predictor.space)
     entries: list[dict[str, Any]] = []
     try:
         with Bar(shown=True) as bar:
@@ -71,14 +72,25 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], *, out: Path
     return len(entries)
 
 
+def _refuse_overwriting(images: Mapping[str, Path], out: Path, space: LabelSpace) -> None:
+    given = {file.resolve() for file in images.values()}
+    for name in images:
+        labels = out / f"{name}.png"
+        for target in (*label_files(labels, space), out / f"{name}.overlay.jpg"):
+            if target.resolve() in given:
+                raise UserError(
+                    f"{target}: the prediction would overwrite this image; choose another folder with --out."
+                )
+
+
 def _listed(path: Path) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, path.stem)]
     if not path.is_dir():
         raise UserError(f"{path}: there is no such file or folder.")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise UserError(f"{path}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))}).")
+        raise UserError(f"{path}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
     return [(file, file.relative_to(path).with_suffix("").as_posix()) for file in files]
 
 

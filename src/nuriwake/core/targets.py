@@ -69,10 +69,9 @@ class SemanticMap:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UserError(f"{path}: label maps are saved as PNG; give a name that ends with .png.")
+        files = label_files(path, self.space)
         if self.space.exclusive:
-            return (write_palette_png(path, self.labels, self.space.colours),)
-        # A class name comes from a file: it must not lead out of the folder.
-        files = [path.parent / (name.replace("/", "_").lstrip(".") or "_") / path.name for name in self.space.names]
+            return (write_palette_png(files[0], self.labels, self.space.colours),)
         layers = zip(files, np.moveaxis(self.labels, 2, 0), self.space.colours, strict=True)
         return tuple(write_palette_png(file, layer, ((0, 0, 0), colour)) for file, layer, colour in layers)
 
@@ -80,6 +79,14 @@ class SemanticMap:
         """`image` (H, W, C) with this map painted over it: uint8 RGB (H, W, 3). See `nuriwake.viz.overlay.overlay`."""
         # A convenience for users: the drawing itself lives upstairs and is reached by name, only when called.
         return import_object("nuriwake.viz.overlay:overlay")(image, self, opacity=opacity, legend=legend)
+
+
+def label_files(path: Path, space: LabelSpace) -> tuple[Path, ...]:
+    """The files that `SemanticMap.save(path)` writes for a map of `space`."""
+    if space.exclusive:
+        return (path,)
+    # A class name comes from a file: it must not lead out of the folder.
+    return tuple(path.parent / (name.replace("/", "_").lstrip(".") or "_") / path.name for name in space.names)
 
 
 def write_palette_png(path: Path, labels: np.ndarray, colours: tuple[Colour, ...]) -> Path:
