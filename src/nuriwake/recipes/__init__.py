@@ -15,6 +15,7 @@ Recipe = Callable[[Path, str], RunConfig]
 
 RECIPES: dict[str, str] = {
     "unet": "nuriwake.recipes.semantic:unet",
+    "segformer": "nuriwake.recipes.semantic:segformer",
 }
 
 

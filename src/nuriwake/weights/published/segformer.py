@@ -1,0 +1,218 @@
+"""SegFormer's checkpoints: transformers, segmentation_models_pytorch, mmsegmentation and the authors' own files."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nuriwake.core.errors import UserError
+from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
+from nuriwake.models.segformer import EXPANSION, HEADS, REDUCTIONS, SIZES
+from nuriwake.models.segformer_names import MitSource, arrange_encoder, encoder_name, encoder_source, reshape_encoder
+from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published.base import ClassList, Config, Published, Shapes
+
+LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
+NOTES = (
+    "NVIDIA's SegFormer weights, the ImageNet encoders included, and what others trained from them, must not be used "
+    "commercially; files trained from other weights have the licence of whoever trained them.",
+)
+
+_TRANSFORMERS = {
+    r"decode_head\.linear_c\.(\d)\.proj\.(\w+)": r"decoder.projections.\1.\2",
+    r"decode_head\.linear_fuse\.(weight)": r"decoder.fuse.\1",
+    r"decode_head\.batch_norm\.(\w+)": r"decoder.norm.\1",
+    r"decode_head\.classifier\.(\w+)": r"head.\1",
+}
+# smp counts from the coarsest map.
+_SMP = {
+    **{rf"decoder\.mlp_stage\.{3 - level}\.linear\.(\w+)": rf"decoder.projections.{level}.\1" for level in range(4)},
+    r"decoder\.fuse_stage\.0\.(weight)": r"decoder.fuse.\1",
+    r"decoder\.fuse_stage\.1\.(\w+)": r"decoder.norm.\1",
+    r"segmentation_head\.0\.(\w+)": r"head.\1",
+}
+_MMSEG = {
+    r"decode_head\.convs\.(\d)\.conv\.(\w+)": r"decoder.projections.\1.\2",
+    r"decode_head\.convs\.(\d)\.bn\.(\w+)": r"decoder.projection_norms.\1.\2",
+    r"decode_head\.fusion_conv\.conv\.(\w+)": r"decoder.fuse.\1",
+    r"decode_head\.fusion_conv\.bn\.(\w+)": r"decoder.norm.\1",
+    r"decode_head\.conv_seg\.(\w+)": r"head.\1",
+}
+_AUTHORS = {
+    **{rf"decode_head\.linear_c{level + 1}\.proj\.(\w+)": rf"decoder.projections.{level}.\1" for level in range(4)},
+    r"decode_head\.linear_fuse\.conv\.(\w+)": r"decoder.fuse.\1",
+    r"decode_head\.linear_fuse\.bn\.(\w+)": r"decoder.norm.\1",
+    r"decode_head\.linear_pred\.(\w+)": r"head.\1",
+}
+
+
+def _rename(encoder: MitSource, head: dict[str, str], left_out: dict[str, str]) -> Callable[[str], str | None]:
+    def rename(key: str) -> str | None:
+        if any(re.fullmatch(pattern, key) for pattern in left_out):
+            return None
+        for pattern, ours in head.items():
+            if found := re.fullmatch(pattern, key):
+                return found.expand(ours)
+        own = encoder_name(encoder, key)
+        return f"encoder.{own}" if own else key
+
+    return rename
+
+
+def _recognise(encoder: MitSource, head: dict[str, str]) -> Callable[[Shapes], bool]:
+    """The encoder's names are this source's and every array of the head is there."""
+
+    def recognise(shapes: Shapes) -> bool:
+        return encoder_source(shapes) == encoder and all(
+            any(re.fullmatch(pattern, key) for key in shapes) for pattern in head
+        )
+
+    return recognise
+
+
+def _transform(key: str, array: Tensor) -> Tensor:
+    """Linear projections as 1x1 convolutions; the fused maps from fine to coarse, where the paper's code begins coarse."""
+    if re.fullmatch(r"decoder\.projections\.\d\.weight", key) and array.ndim == 2:
+        return array[:, :, None, None]
+    if key == "decoder.fuse.weight":
+        return torch.cat(array.chunk(len(HEADS), dim=1)[::-1], dim=1)
+    return array
+
+
+def _spec(encoder: MitSource, head: dict[str, str], options: dict[str, Any]) -> Callable[[Shapes, Config], ModelSpec]:
+    rename = _rename(encoder, head, {})
+
+    def spec(shapes: Shapes, config: Config) -> ModelSpec:
+        own = {rename(key): shape for key, shape in shapes.items()}
+        size, extra = _size(own, config)
+        channels, classes = own["decoder.fuse.weight"][0], own["head.weight"][0]
+        return ModelSpec(
+            f"segformer_{size.removeprefix('mit_')}",
+            _array(own, 0, "embedding.convolution.weight")[1],
+            classes,
+            {"channels": channels, **options, "encoder": {**options["encoder"], **extra}},
+        )
+
+    return spec
+
+
+def _size(own: dict[str | None, tuple[int, ...]], config: Config) -> tuple[str, dict[str, Any]]:
+    """The name in `SIZES`, and the widths and depths when they are nobody's; refuses what our encoder is not."""
+    _check_encoder(own, config)
+    widths = tuple(_array(own, level, "embedding.convolution.weight")[0] for level in range(4))
+    depths = tuple(
+        1
+        + max(
+            int(found[1])
+            for key in own
+            if (found := re.match(rf"encoder\.levels\.{level}\.blocks\.(\d+)\.", key or ""))
+        )
+        for level in range(4)
+    )
+    for name, size in SIZES.items():
+        if size == (widths, depths):
+            return name, {}
+    return "mit_b0", {"widths": widths, "depths": depths}
+
+
+def _check_encoder(own: dict[str | None, tuple[int, ...]], config: Config) -> None:
+    for level, reduction in enumerate(REDUCTIONS):
+        width = _array(own, level, "embedding.convolution.weight")[0]
+        hidden = _array(own, level, "blocks.0.feed.depthwise.weight")[0]
+        kernel = own.get(f"encoder.levels.{level}.blocks.0.attention.reduction.weight", (0, 0, 1, 1))[-1]
+        if (kernel, hidden) != (reduction, EXPANSION * width):
+            raise UserError(
+                f"Level {level + 1} of this SegFormer has the reduction {kernel} and {hidden} hidden channels for {width}; "
+                f"supported are the published {reduction} and {EXPANSION * width}."
+            )
+    for field, expected in (("num_attention_heads", list(HEADS)), ("hidden_act", "gelu")):
+        if config.get(field, expected) != expected:
+            raise UserError(f"config.json: {field} of a SegFormer is {expected}, found {config[field]}.")
+
+
+def _array(own: dict[str | None, tuple[int, ...]], level: int, name: str) -> tuple[int, ...]:
+    key = f"encoder.levels.{level}.{name}"
+    if key not in own:
+        raise UserError(f"This SegFormer checkpoint is incomplete: of level {level + 1}, '{name}' is missing.")
+    return own[key]
+
+
+def _squashed(shapes: Shapes, config: Config) -> Preprocessing:
+    """transformers' processor squashes every image to 512x512; for other classes than ADE20K's nobody has published one."""
+    classes = shapes["decode_head.classifier.weight"][0]
+    return Preprocessing(resize=ResizeRule(exact=(512, 512)) if classes == 150 else None)
+
+
+def _shortest(head: str) -> Callable[[Shapes, Config], Preprocessing]:
+    """ADE20K: a shorter side of 512 (B5: 640), at most four times as long; Cityscapes is taken as it is."""
+
+    def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
+        largest = any(re.search(r"\.(block3|layers\.2\.1)\.39\.", key) for key in shapes)
+        side = 640 if largest else 512
+        resize = ResizeRule(shortest=side, longest=4 * side) if shapes[head][0] == 150 else None
+        return Preprocessing(resize=resize)
+
+    return preprocessing
+
+
+_SPACE: dict[int, ClassList] = {150: "ade20k", 19: "cityscapes"}
+_AUXILIARY = {r"auxiliary_head\..+": "auxiliary head: only for training"}
+_UNUSED = {r"decode_head\.conv_seg\.\w+": "second classifier that the authors' head never uses", **_AUXILIARY}
+_ORIGINAL_EPSILON = {"epsilon": 1e-6, "embedding_epsilon": 1e-5}
+
+SOURCES: tuple[Published, ...] = (
+    Published(
+        "transformers",
+        "segformer",
+        _recognise("transformers", _TRANSFORMERS),
+        _spec("transformers", _TRANSFORMERS, {"encoder": {"epsilon": 1e-5, "embedding_epsilon": 1e-5}}),
+        _rename("transformers", _TRANSFORMERS, {}),
+        preprocessing=_squashed,
+        space=_SPACE,
+        licence=LICENCE,
+        notes=NOTES,
+        transform=_transform,
+        arrange=arrange_encoder,
+    ),
+    Published(
+        "smp",
+        "segformer",
+        _recognise("original", _SMP),
+        _spec("original", _SMP, {"aligned_upsampling": 4, "encoder": _ORIGINAL_EPSILON}),
+        _rename("original", _SMP, {}),
+        space=_SPACE,
+        licence=LICENCE,
+        notes=NOTES,
+        transform=_transform,
+    ),
+    Published(
+        "mmseg",
+        "segformer",
+        _recognise("mmseg", _MMSEG),
+        _spec("mmseg", _MMSEG, {"map_norm": True, "encoder": {"epsilon": 1e-6, "embedding_epsilon": 1e-6}}),
+        _rename("mmseg", _MMSEG, _AUXILIARY),
+        _AUXILIARY,
+        preprocessing=_shortest("decode_head.conv_seg.weight"),
+        space=_SPACE,
+        licence=LICENCE,
+        notes=NOTES,
+        transform=reshape_encoder,
+        arrange=arrange_encoder,
+    ),
+    # The authors' program is built on an early mmsegmentation, in whose format its files are.
+    Published(
+        "mmseg",
+        "segformer",
+        _recognise("original", _AUTHORS),
+        _spec("original", _AUTHORS, {"encoder": _ORIGINAL_EPSILON}),
+        _rename("original", _AUTHORS, _UNUSED),
+        _UNUSED,
+        preprocessing=_shortest("decode_head.linear_pred.weight"),
+        space=_SPACE,
+        licence=LICENCE,
+        notes=NOTES,
+        transform=_transform,
+    ),
+)
