@@ -50,20 +50,32 @@ def train(
         UserError: the data, a field or the folder do not do; one sentence says what to mend.
         RunError: the loss stayed not finite, or the disk is full.
     """
-    config = configure(data, model=model, out=out, layers=({"budget": budget} if budget else {}, overrides or {}))
+    layers = ({"budget": budget} if budget else {}, overrides or {})
+    config = configure(data, model=model, out=out, layers=layers, resume=resume)
     return train_config(config, resume=resume, say=say)
 
 
 def configure(
-    data: str | Path, *, model: str | None, out: str | Path, layers: tuple[Mapping[str, Any], ...] = ()
+    data: str | Path,
+    *,
+    model: str | None,
+    out: str | Path,
+    layers: tuple[Mapping[str, Any], ...] = (),
+    resume: bool = False,
 ) -> RunConfig:
     """The recipe of the model, with each of `layers` over it; later ones win.
 
-    `model` None takes the name from the layers, and failing that `DEFAULT_MODEL`.
+    `model` None takes the name from the layers, and failing that `DEFAULT_MODEL`. To resume, the run's own configuration
+    takes the place of the recipe, so that only what is given can disagree with it.
     """
-    name = model or next((found for layer in reversed(layers) if (found := _model_name(layer))), DEFAULT_MODEL)
-    config = build_config(data, name)
-    for layer in (*layers, {"out": str(out), "model.name": name}):
+    if resume:
+        config = open_run(out).config
+        last: dict[str, Any] = {"data.path": str(data), **({"model.name": model} if model else {})}
+    else:
+        name = model or next((found for layer in reversed(layers) if (found := _model_name(layer))), DEFAULT_MODEL)
+        config = build_config(data, name)
+        last = {"model.name": name}
+    for layer in (*layers, {"out": str(out), **last}):
         config = override(config, layer)
     return config
 

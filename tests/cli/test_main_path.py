@@ -79,6 +79,12 @@ def test_plot_draws_history_classes_and_confusion(trained, capsys):
     assert {"classes.png", "confusion.png", "history-loss.png"} <= {path.name for path in (trained / "plots").iterdir()}
 
 
+def test_a_finished_run_resumes_without_its_options_typed_again(trained, data):
+    before = (trained / "bundle.safetensors").read_bytes()
+    assert run(["train", str(data), "--out", str(trained), "--resume"]) == 0
+    assert (trained / "bundle.safetensors").read_bytes() == before
+
+
 def test_models_lists_every_model(capsys):
     assert run(["models"]) == 0
     out = capsys.readouterr().out

@@ -234,10 +234,13 @@ def test_choices_follow_the_data(facts, field, value):
     assert {choice.field: choice.value for choice in choices}[field] == value
 
 
-def test_extreme_imbalance_raises_weights_only_without_an_overlap_term():
-    rare = replace(FACTS, class_pixels=(10_000_000, 10))
-    assert choose(OPEN, rare, MACHINE)[0].loss.class_weights == "none"
-    assert choose(override(OPEN, {"loss.terms": "cross_entropy"}), rare, MACHINE)[0].loss.class_weights == "log"
+def test_rare_classes_among_several_are_raised():
+    several = replace(FACTS, space=LabelSpace(("a", "b", "c")), class_pixels=(10_000_000, 500_000, 90_000))
+    assert choose(OPEN, several, MACHINE)[0].loss.class_weights == "log"
+    even = replace(several, class_pixels=(10_000_000, 900_000, 800_000))
+    assert choose(OPEN, even, MACHINE)[0].loss.class_weights == "none"
+    binary = replace(FACTS, space=LabelSpace(("background", "cell")), class_pixels=(10_000_000, 10))
+    assert choose(OPEN, binary, MACHINE)[0].loss.class_weights == "none"
 
 
 def test_what_the_user_said_stays():

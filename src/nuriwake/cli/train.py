@@ -34,6 +34,5 @@ def train(
     from nuriwake.api import configure, read_overrides, train_config
 
     layers = (read_overrides(config) if config else {}, given(fields))
-    train_config(
-        configure(data, model=model, out=out, layers=layers), resume=resume, say=lambda line: print(line, flush=True)
-    )
+    settled = configure(data, model=model, out=out, layers=layers, resume=resume)
+    train_config(settled, resume=resume, say=lambda line: print(line, flush=True))

@@ -9,11 +9,13 @@ from nuriwake.engine.config import RunConfig, flatten, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
-from nuriwake.losses.terms import parse_terms
 from nuriwake.tasks import get_task
 
 CACHE_MIB = 2048
 """Decoded images are kept when all of them fit into this."""
+
+IMBALANCE = 20
+"""Pixels of the commonest over those of the rarest class from which class weights are chosen."""
 
 
 @dataclass
@@ -124,15 +126,11 @@ def _choose_augmentation(choices: _Choices, data: DataFacts) -> None:
 def _choose_class_weights(choices: _Choices, data: DataFacts) -> None:
     present = [count for count in data.class_pixels if count]
     ratio = max(present) / min(present) if present else 1.0
-    overlap = {"dice", "jaccard", "tversky", "focal_tversky", "lovasz"} & set(parse_terms(choices.config.loss.terms))
-    if ratio > 1000 and not overlap:
-        choices.offer(
-            "loss.class_weights", "log", f"the rarest class has {ratio:,.0f} times fewer pixels than the commonest"
-        )
-    elif ratio > 1000:
-        choices.offer(
-            "loss.class_weights", "none", f"classes differ {ratio:,.0f}-fold, which the overlap term evens out"
-        )
+    if data.space.channels > 1 and data.space.exclusive and ratio > IMBALANCE:
+        # Without weights the softmax learns rare classes only after the common ones: on camvid (109-fold) three of eleven
+        # classes still had an IoU of 0 after 250 steps, with these weights none after 130.
+        why = f"the rarest class has {ratio:,.0f} times fewer pixels than the commonest"
+        choices.offer("loss.class_weights", "log", why)
     else:
         choices.offer(
             "loss.class_weights", "none", f"classes differ {ratio:,.0f}-fold in pixels, which needs no weights"

@@ -16,6 +16,8 @@ Recipe = Callable[[Path, str], RunConfig]
 RECIPES: dict[str, str] = {
     "unet": "nuriwake.recipes.semantic:unet",
     "segformer": "nuriwake.recipes.semantic:segformer",
+    "hrnet": "nuriwake.recipes.semantic:hrnet",
+    "pyramid": "nuriwake.recipes.semantic:pyramid",
 }
 
 

@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from nuriwake.engine.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig
+from nuriwake.engine.config import (
+    AugmentationConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 
 
 def unet(data: Path, model: str) -> RunConfig:
@@ -33,4 +41,37 @@ def segformer(data: Path, model: str) -> RunConfig:
         optim=OptimConfig(learning_rate=6e-4, backbone_rate=0.1, weight_decay=0.01, clip=None),
         schedule=ScheduleConfig("poly", warmup_steps=1500, power=1.0),
         loss=LossConfig("cross_entropy"),
+    )
+
+
+def hrnet(data: Path, model: str) -> RunConfig:
+    """HRNet, with or without OCR, as its authors train it on Cityscapes: SGD, one rate for all, polynomial fall, cross
+    entropy (OCR's region logits at 0.4); and, which they do not, an average of the weights.
+
+    Wang et al. 2019, arXiv:1908.07919, section 5; Yuan et al. 2020, arXiv:1909.11065, section 4.2.
+    """
+    return RunConfig(
+        data=DataConfig(data),
+        model=ModelConfig(model),
+        optim=OptimConfig("sgd", learning_rate=1e-2, backbone_rate=1.0, weight_decay=5e-4, momentum=0.9, clip=None),
+        schedule=ScheduleConfig("poly", warmup_steps=0, power=0.9),
+        loss=LossConfig("cross_entropy", auxiliary_weight=0.4),
+        augmentation=AugmentationConfig(scale=(0.5, 2.0)),
+        ema=0.99,
+    )
+
+
+def pyramid(data: Path, model: str) -> RunConfig:
+    """PSPNet and Semantic FPN as mmsegmentation trains them on Cityscapes in batches of 8: SGD, one rate for all, polynomial
+    fall, cross entropy (the auxiliary head's at 0.4, Zhao et al. 2017, section 5.1), objects at half to twice their size;
+    and, which it does not, an average of the weights.
+    """
+    return RunConfig(
+        data=DataConfig(data),
+        model=ModelConfig(model),
+        optim=OptimConfig("sgd", learning_rate=1e-2, backbone_rate=1.0, weight_decay=5e-4, momentum=0.9, clip=None),
+        schedule=ScheduleConfig("poly", warmup_steps=0, power=0.9),
+        loss=LossConfig("cross_entropy", auxiliary_weight=0.4),
+        augmentation=AugmentationConfig(scale=(0.5, 2.0)),
+        ema=0.99,
     )
