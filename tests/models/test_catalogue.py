@@ -8,6 +8,7 @@ from torch import nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.models import FAMILIES, MODELS, Model, build_model, count_parameters, list_models, model_options
+from nuriwake.models.backbones import resnet
 from nuriwake.models.catalogue import entry_constructor
 from nuriwake.models.outputs import PixelLogits
 
@@ -25,6 +26,16 @@ NARROW = {
     "unet_resnet34": {"decoder_channels": (8, 8, 8, 8)},
     **{f"segformer_b{size}": SMALL_SEGFORMER for size in range(6)},
 }
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNets of one block per stage: enough for a promise, a tenth of the time."""
+    for depth in (50, 101):
+        monkeypatch.setitem(resnet.DEPTHS, depth, (1, 1, 1, 1))
+
+
+pytestmark = pytest.mark.usefixtures("shallow")
 EVERY = pytest.mark.parametrize("name", sorted(MODELS))
 
 
