@@ -61,7 +61,7 @@ class Plan:
     def reserve(self) -> float:
         """Seconds of the budget kept for the last evaluation, the final one, and the bundle and report."""
         assert self.budget is not None
-        return min(2.2 * self.evaluation_seconds + 1.0 + 0.02 * self.budget, 0.5 * self.budget)
+        return min(2.2 * self.evaluation_seconds + 1.0 + min(0.02 * self.budget, 20.0), 0.5 * self.budget)
 
     def evaluation_due(self, step: int, progress: float) -> bool:
         """After `step` steps: is an evaluation due? The end of a run always is."""
