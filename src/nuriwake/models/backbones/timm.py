@@ -43,6 +43,8 @@ class TimmBackbone(Backbone):
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_come_last else list(maps)
 
     def cut(self, maps: int) -> None:
+        """As the base's, so far as timm leaves it out: its MobileNetV3 and EfficientNet keep all their arrays, and so do
+        the files that segmentation_models_pytorch writes of them."""
         whole = self.body.state_dict()
         self.body = _create(self.name, self.in_channels, self.output_stride, maps=maps)
         self.body.load_state_dict({key: whole[key] for key in self.body.state_dict()})

@@ -1,0 +1,37 @@
+"""The feature pyramid network (Lin et al. 2017, arXiv:1612.03144): a backbone's maps made equally wide, the deep ones
+added to the shallow ones. Shared by every architecture that reads several resolutions."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FeaturePyramid(nn.Module):
+    """Maps (B, channels[i], h_i, w_i), each half as large as the one before -> as many maps (B, width, h_i, w_i).
+
+    Section 3 of the paper: each map goes through a 1x1 convolution, then takes the sum with the next deeper one, doubled
+    by repetition; a 3x3 convolution without activation against the aliasing of the doubling ends each.
+
+    Args:
+        channels: of the maps, from high to low resolution.
+        width: channels of every map that comes out.
+        smooth: with the final 3x3 convolutions (detectron2, mmsegmentation); segmentation_models_pytorch has none.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 256, *, smooth: bool = True) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels if smooth)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_uniform_(parameter, a=1)  # variance 1 / fan-in, since no activation follows
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """From high to low resolution, as they went in."""
+        sides = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        for index in range(len(sides) - 2, -1, -1):
+            sides[index] = sides[index] + functional.interpolate(sides[index + 1], scale_factor=2.0, mode="nearest")
+        return [smooth(x) for smooth, x in zip(self.smooth, sides, strict=True)] if len(self.smooth) else sides
