@@ -102,7 +102,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "pspnet_mobilenet_v2": ModelEntry(
         _PSPNET,
-        "PSPNet over dilated MobileNetV2: 10 M parameters",
+        "PSPNet over dilated MobileNetV2: 5.1 M parameters",
         _PSPNET_PAPER,
         backbone="mobilenet_v2",
         recipe="pyramid",
