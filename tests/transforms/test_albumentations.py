@@ -7,6 +7,7 @@ import pytest
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.pixels import normalise
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.transforms import from_albumentations
@@ -82,3 +83,17 @@ def test_what_comes_back_is_checked():
 
     with pytest.raises(UserError, match="float64"):
         from_albumentations(Odd())(sample(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_prepare_is_the_call_and_the_normalisation(dtype):
+    transform = from_albumentations(compose(), size=(32, 32))
+    numbers = {"mean": [0.4, 0.5, 0.6], "deviation": [0.2, 0.3, 0.4], "maximum": 255.0}
+    image, target = transform.prepare(sample(dtype=dtype), np.random.default_rng(1), **numbers)
+    expected = transform(sample(dtype=dtype), np.random.default_rng(1))
+    np.testing.assert_array_equal(image, normalise(expected.image, **numbers))
+    np.testing.assert_array_equal(target.labels, expected.target.labels)
+    with pytest.raises(UserError, match=r"returned 32x32 .* training needs 64x64"):
+        from_albumentations(compose(), size=(64, 64)).prepare(sample(), np.random.default_rng(0), **numbers)
+    with pytest.raises(UserError, match="balance to 0"):
+        transform.prepare(sample(), np.random.default_rng(0), **numbers, focus=(3, 4))

@@ -35,12 +35,13 @@ def slow(image, stages, maximum):
         if isinstance(stage, Tone):
             means = values.mean(axis=(0, 1))
             values = (values - means) * stage.contrast + means + stage.brightness * maximum
-            if image.dtype != np.float32 or stage.gamma != 1:
-                values = np.clip(values, 0, maximum)
-            values = values if stage.gamma == 1 else (values / maximum) ** stage.gamma * maximum
+            if image.dtype != np.float32:
+                values = np.clip(values, 0, MAXIMA[image.dtype])
+            if stage.gamma != 1:
+                values = np.sign(values) * (np.abs(values) / maximum) ** stage.gamma * maximum
         else:
             values = np.einsum("hwc,dc->hwd", values, stage.matrix)
-            values = values if image.dtype == np.float32 else np.clip(values, 0, maximum)
+            values = values if image.dtype == np.float32 else np.clip(values, 0, MAXIMA[image.dtype])
     return values
 
 
@@ -169,7 +170,23 @@ def test_blur_keeps_the_mean_and_smooths(channels):
 def test_a_camera_of_12_bits():
     image = picture(1, dtype="uint16") // 16
     out = tone_image(image, [Tone(np.array([1.0]), np.array([0.1]))], maximum=4095.0)
-    np.testing.assert_allclose(out, np.clip(image + 409.5, 0, 4095), atol=0.51)
+    np.testing.assert_allclose(out, image + 409.5, atol=0.51)  # the maximum is a unit, no limit
+    top = np.full((8, 8, 1), 65000, np.uint16)
+    assert (tone_image(top, [Tone(np.array([1.0]), np.array([0.2]))]) == 65535).all()  # what the type can hold is
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("float32", -1000, 3000), ("float32", 0, 4000), ("uint16", 0, 9000)]
+)
+@pytest.mark.parametrize("gamma", [0.8, 1.0, 1.25])
+def test_values_beyond_the_maximum_stay_apart(dtype, low, high, gamma):
+    # Hounsfield units, reflectances, a sensor whose brightest pixel was not among the images looked at.
+    image = np.linspace(low, high, 4001).reshape(-1, 1, 1).astype(dtype)
+    stages = [Tone(np.ones(1), np.zeros(1), gamma)]
+    toned = tone_input(image, stages, Scale(np.ones(1, np.float32), np.zeros(1, np.float32)), maximum=2047.0)
+    assert (np.diff(toned.ravel()) > 0).all()
+    expected = np.sign(image) * (np.abs(image.astype(float)) / 2047) ** gamma * 2047
+    np.testing.assert_allclose(toned[0], expected[..., 0], rtol=1e-4, atol=1e-3)
 
 
 def test_draws_lie_in_their_ranges():

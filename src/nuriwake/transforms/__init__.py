@@ -1,7 +1,20 @@
 """Seeded transforms: `Sample -> Sample`. Geometry is composed and warped once; photometry is composed where it can be."""
 
-from nuriwake.transforms.albumentations import from_albumentations
+from nuriwake.transforms.albumentations import AlbumentationsTransform, from_albumentations
+from nuriwake.transforms.mixing import CutMix, Mosaic
+from nuriwake.transforms.operations import OPERATIONS
 from nuriwake.transforms.pipeline import Pipeline, Transform
 from nuriwake.transforms.presets import PRESETS, evaluation, preset
 
-__all__ = ["PRESETS", "Pipeline", "Transform", "evaluation", "from_albumentations", "preset"]
+__all__ = [
+    "OPERATIONS",
+    "PRESETS",
+    "AlbumentationsTransform",
+    "CutMix",
+    "Mosaic",
+    "Pipeline",
+    "Transform",
+    "evaluation",
+    "from_albumentations",
+    "preset",
+]

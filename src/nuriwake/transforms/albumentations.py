@@ -1,14 +1,15 @@
 """A user's own albumentations pipeline as a transform of ours, with our seeding. albumentations itself is never imported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.pixels import normalise
 from nuriwake.core.sample import IMAGE_DTYPES, Sample
-from nuriwake.core.targets import Size
+from nuriwake.core.targets import Size, Target
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,32 @@ class AlbumentationsTransform:
         self._check(image, sample)
         return replace(sample, image=np.ascontiguousarray(image), target=target)
 
+    def prepare(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        *,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        maximum: float,
+        focus: tuple[int, int] | None = None,
+        other: Callable[[], Sample] | None = None,
+    ) -> tuple[np.ndarray, Target | None]:
+        """`sample` augmented and normalised, as `Pipeline.prepare` gives it: float32 (C, H, W) and the target.
+
+        `other` is never asked for: the user's pipeline mixes or does not.
+
+        Raises:
+            UserError: as calling it; or a `focus`, which somebody else's crops cannot be told.
+        """
+        if focus is not None:
+            raise UserError(
+                "An albumentations pipeline chooses its crops itself, so that they cannot be centred on classes; set "
+                "augmentation.balance to 0."
+            )
+        done = self(sample, rng)
+        return normalise(done.image, mean, deviation, maximum=maximum), done.target
+
     def _check(self, image: np.ndarray, sample: Sample) -> None:
         if image.dtype not in IMAGE_DTYPES or image.ndim != 3:
             raise UserError(
@@ -49,7 +76,8 @@ class AlbumentationsTransform:
         if self.size is not None and image.shape[:2] != self.size:
             raise UserError(
                 f"The albumentations pipeline returned {image.shape[0]}x{image.shape[1]} pixels (height x width) for "
-                f"'{sample.name}', but training needs {self.size[0]}x{self.size[1]}; end it with a crop or resize of that size."
+                f"'{sample.name}', but training needs {self.size[0]}x{self.size[1]}; end it with a crop or resize of that size, or "
+                "set augmentation.crop_size to its own."
             )
 
 

@@ -18,9 +18,10 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Tone:
-    """value -> ((value - mean) * contrast + mean + brightness) ** gamma, channel by channel, kept in 0..1.
+    """value -> ((value - mean) * contrast + mean + brightness) ** gamma, channel by channel.
 
-    `contrast`, `brightness` (C,); `mean` is the image's, per channel. float32 images are only bounded where gamma != 1.
+    `contrast`, `brightness` (C,); `mean` is the image's, per channel. uint8 and uint16 images are kept in what they can
+    hold, 0..255 and 0..65535; float32 images have no bounds, and a value below 0 keeps its sign: -(-value) ** gamma.
     """
 
     contrast: np.ndarray

@@ -1,7 +1,8 @@
 """Pipeline: geometry in one warp, photometry in as few passes as possible, always exactly the size asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import floor
 from typing import Protocol, TypeVar
 
@@ -12,12 +13,17 @@ from nuriwake.core.pixels import scale_offset
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Size, Target
 from nuriwake.transforms.geometric import Geometric, GeometricOperation, Request, central_window
+from nuriwake.transforms.mixing import Mixing, MixingOperation
 from nuriwake.transforms.photometric import Photometric, PhotometricOperation, Stage
 from nuriwake.transforms.sampling import Border
+from nuriwake.transforms.targets import warp_target
 from nuriwake.transforms.toning import Scale, tone_image, tone_input
 from nuriwake.transforms.warp import Warp
 
-Operation = TypeVar("Operation", Geometric, Photometric)
+Operation = TypeVar("Operation", Geometric, Photometric, Mixing)
+
+Other = Callable[[], Sample]
+"""Another sample at every call, not augmented yet."""
 
 
 class Transform(Protocol):
@@ -30,7 +36,7 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The operations of `geometric` in order, as one warp, then those of `photometric` in order.
+    """The operations of `geometric` in order, as one warp, then those of `mixing`, then those of `photometric` in order.
 
     Whatever the operations do, the result has exactly `size`: a canvas of another size is cropped or padded about its
     centre at the end. Label pixels that no pixel of the source answers for become `IGNORE`.
@@ -39,14 +45,17 @@ class Pipeline:
         geometric: see `nuriwake.transforms.geometric`.
         photometric: see `nuriwake.transforms.photometric`.
         size: (height, width) of what comes out.
+        mixing: see `nuriwake.transforms.mixing`; the other samples go through the same geometry. Off by default.
         border: what the image shows beyond its border.
         fill: the image's value there for the constant border, in the image's own units.
-        maximum: the value of full brightness; None for that of the dtype (255, 65535, 1.0). A 12-bit camera says 4095.
+        maximum: the value of full brightness, the unit of the photometric operations; None for that of the dtype (255,
+            65535, 1.0). A 12-bit camera says 4095, a CT in Hounsfield units about 3000. Nothing is clipped to it.
     """
 
     geometric: tuple[GeometricOperation, ...]
     photometric: tuple[PhotometricOperation, ...]
     size: Size
+    mixing: tuple[MixingOperation, ...] = field(default=(), kw_only=True)
     border: Border = field(default="reflect", kw_only=True)
     fill: float = field(default=0.0, kw_only=True)
     maximum: float | None = field(default=None, kw_only=True)
@@ -54,23 +63,31 @@ class Pipeline:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UserError(f"size: expected a positive height and width, found {self.size[0]}x{self.size[1]}.")
-        for operation in (*self.geometric, *self.photometric):
+        for operation in (*self.geometric, *self.photometric, *self.mixing):
             if not 0 <= operation.probability <= 1:
                 raise UserError(
                     f"{operation.name}.probability: expected 0 to 1, found {operation.probability}; 1 means always."
                 )
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, *, focus: tuple[int, int] | None = None) -> Sample:
+    def __call__(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        *,
+        focus: tuple[int, int] | None = None,
+        other: Other | None = None,
+    ) -> Sample:
         """`sample` augmented, image in its own dtype.
 
         Args:
             sample: stays as it is.
             rng: the only source of randomness: the same state gives the same result.
             focus: (y, x) of a pixel of the sample that the result is to contain, for patches that must show something.
+            other: another sample at every call; needed by `mixing` alone.
         """
-        image, target, stages = self._warped(sample, rng, focus)
-        image = tone_image(image, stages, maximum=self.maximum)
-        return replace(sample, image=np.ascontiguousarray(image), target=target)
+        whole = self._warped(sample, rng, focus, other)
+        image = tone_image(whole.image, self._stages(whole, rng), maximum=self.maximum)
+        return replace(whole, image=np.ascontiguousarray(image))
 
     def prepare(
         self,
@@ -81,6 +98,7 @@ class Pipeline:
         deviation: Sequence[float],
         maximum: float,
         focus: tuple[int, int] | None = None,
+        other: Other | None = None,
     ) -> tuple[np.ndarray, Target | None]:
         """`sample` augmented and normalised for a model in one pass: what `normalise(self(sample, rng).image, ..)` gives.
 
@@ -90,8 +108,9 @@ class Pipeline:
             float32 (C, *size) and the target.
         """
         scale, offset = scale_offset(mean, deviation, maximum=maximum, channels=sample.image.shape[2])
-        image, target, stages = self._warped(sample, rng, focus)
-        return tone_input(image, stages, Scale(scale, offset), maximum=self.maximum), target
+        whole = self._warped(sample, rng, focus, other)
+        stages = self._stages(whole, rng)
+        return tone_input(whole.image, stages, Scale(scale, offset), maximum=self.maximum), whole.target
 
     def plan(self, source: Size, rng: np.random.Generator, *, focus: tuple[int, int] | None = None) -> Warp:
         """The warp from an image of size `source` to `size`, its parameters drawn from `rng`."""
@@ -103,14 +122,27 @@ class Pipeline:
         return warp if focus is None else _containing(warp, focus)
 
     def _warped(
-        self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None
-    ) -> tuple[np.ndarray, Target | None, list[Stage]]:
+        self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None, other: Other | None
+    ) -> Sample:
+        """Geometry, then mixing."""
+        whole = self._shown(sample, rng, focus)
+        for operation in drawn(self.mixing, rng):
+            if other is None:
+                raise UserError(f"{operation.name} needs other samples to mix in: give the pipeline `other`.")
+            whole = operation.mix(whole, partial(self._next, other, rng), rng)
+        return whole
+
+    def _next(self, other: Other, rng: np.random.Generator) -> Sample:
+        return self._shown(other(), rng, None)
+
+    def _shown(self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None) -> Sample:
         warp = self.plan(sample.size, rng, focus=focus)
+        target = None if sample.target is None else warp_target(sample.target, warp)
+        return replace(sample, image=warp.image(sample.image, border=self.border, fill=self.fill), target=target)
+
+    def _stages(self, sample: Sample, rng: np.random.Generator) -> list[Stage]:
         channels = sample.image.shape[2]
-        stages = [operation.draw(channels, rng) for operation in drawn(self.photometric, rng)]
-        image = warp.image(sample.image, border=self.border, fill=self.fill)
-        target = sample.target
-        return image, target and replace(target, labels=warp.labels(target.labels), scores=None), stages
+        return [operation.draw(channels, rng) for operation in drawn(self.photometric, rng)]
 
 
 def drawn(operations: Sequence[Operation], rng: np.random.Generator) -> list[Operation]:

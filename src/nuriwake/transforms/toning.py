@@ -4,6 +4,9 @@ An 8-bit image: tones compose into one table per channel, colour matrices into o
 normalisation of the model input into the same pass. Rounding to whole values happens only where a blur, noise or a
 second table after a matrix needs pixels again, and at the end when an image is asked for. 16-bit and float images run
 stage by stage in float32.
+
+Values are clipped where the dtype forces it and nowhere else: `maximum` is a unit. A model sees values beyond it when it
+predicts, so it must see them when it learns.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,8 @@ import numpy as np
 
 from nuriwake.core.pixels import MAXIMA, kernel, scale_rows
 from nuriwake.transforms.photometric import Grain, Mix, Smooth, Stage, Tone
+
+_HIGHEST = np.float32(255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +87,14 @@ class _Pending:
         if self.matrix is None:
             _look_up(self.image, np.rint(self._table()).astype(np.uint8), out)
         else:
-            _mix_pixels(self.image, self._table(), self.matrix.astype(np.float32), self.maximum, out)
+            _mix_pixels(self.image, self._table(), self.matrix.astype(np.float32), _HIGHEST, out)
         return out
 
     def scaled(self, last: Scale, out: np.ndarray) -> None:
         """Writes the finished, scaled values to `out` (C, H, W)."""
         if self.matrix is not None:
             table = self.line if self.line is not None else self._table()
-            _mix_rows(self.image, table, self.matrix.astype(np.float32), self.maximum, last.scale, last.offset, out)
+            _mix_rows(self.image, table, self.matrix.astype(np.float32), _HIGHEST, last.scale, last.offset, out)
         elif self.table is not None:
             _look_up_rows(self.image, self.table * last.scale[:, None] + last.offset[:, None], out)
         else:
@@ -107,20 +112,21 @@ class _Pending:
             pivots = np.array([np.interp(x, np.arange(256), row) for x, row in zip(pivots, self.table, strict=True)])
         slope, shift = _slope_shift(stage, pivots, float(self.maximum))
         self.line = np.stack([slope, shift], axis=1) if self.table is None and stage.gamma == 1 else None
-        toned = np.clip(self._table() * slope[:, None] + shift[:, None], 0, self.maximum)
+        toned = np.clip(self._table() * slope[:, None] + shift[:, None], 0, _HIGHEST)
         if stage.gamma != 1:
-            toned = (toned / self.maximum) ** np.float32(stage.gamma) * self.maximum
+            toned = np.minimum((toned / self.maximum) ** np.float32(stage.gamma) * self.maximum, _HIGHEST)
         self.table = toned.astype(np.float32)
 
 
 def _run_float(image: np.ndarray, stages: Sequence[Stage], maximum: float) -> np.ndarray:
     values, bounded = image.astype(np.float32), image.dtype != np.float32
+    highest = MAXIMA[image.dtype]
     for stage in stages:
         if isinstance(stage, Tone):
             slope, shift = _slope_shift(stage, _channel_means(values), maximum)
             values = values * slope + shift
             if stage.gamma != 1:
-                values = np.clip(values / np.float32(maximum), 0, 1) ** np.float32(stage.gamma) * np.float32(maximum)
+                values = _gamma(np.maximum(values, 0) if bounded else values, stage.gamma, maximum)
         elif isinstance(stage, Mix):
             values = cv2.transform(values, stage.matrix)
         elif isinstance(stage, Smooth):
@@ -128,8 +134,13 @@ def _run_float(image: np.ndarray, stages: Sequence[Stage], maximum: float) -> np
         else:
             values = _with_grain(values, stage, maximum)
         if bounded:
-            np.clip(values, 0, maximum, out=values)
+            np.clip(values, 0, highest, out=values)
     return values
+
+
+def _gamma(values: np.ndarray, exponent: float, maximum: float) -> np.ndarray:
+    # The sign stays outside the power: Hounsfield units lie on both sides of 0, and a curve through 0 keeps their order.
+    return np.sign(values) * (np.abs(values) / np.float32(maximum)) ** np.float32(exponent) * np.float32(maximum)
 
 
 def _slope_shift(stage: Tone, means: np.ndarray, maximum: float) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +161,7 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def _with_grain(image: np.ndarray, stage: Grain, maximum: float) -> np.ndarray:
     out = np.empty_like(np.ascontiguousarray(image))
-    limit = maximum if image.dtype == np.uint8 else np.inf
+    limit = float(_HIGHEST) if image.dtype == np.uint8 else np.inf
     low = 0.0 if image.dtype == np.uint8 else -np.inf
     half = 0.5 if image.dtype == np.uint8 else 0.0
     strength = np.float32(stage.deviation * maximum)
