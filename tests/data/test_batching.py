@@ -13,9 +13,9 @@ from nuriwake.core.errors import RunError, UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
-from nuriwake.data.batching import CachedRead, DrawDataset, make_loader, stack_semantic
+from nuriwake.data.batching import CachedRead, DrawDataset, make_loader
 from nuriwake.data.images import read_image
-from nuriwake.data.samplers import EpochSampler, PatchSampler
+from nuriwake.data.samplers import Draw, EpochSampler
 
 BINARY = LabelSpace(("background", "cell"))
 
@@ -36,15 +36,36 @@ class Shapes:
         return Sample(np.full((*size, 3), index, np.uint8), SemanticMap(labels, BINARY), name=f"s{index}")
 
 
-def prepare(sample, rng):
+@dataclass
+class Order:
+    """The draws of the epoch it is set to."""
+
+    sampler: EpochSampler
+    epoch: int = 0
+    start: int = 0
+
+    def set_epoch(self, epoch, start=0):
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self):
+        return self.sampler.draws(self.epoch, start=self.start)
+
+
+def stack(targets):
+    if None in targets:
+        raise UserError("a label map is needed for every image, and one has none.")
+    return torch.from_numpy(np.stack([target.labels for target in targets])).long()
+
+
+def prepare(sample, rng, *, focus, other):
     image = sample.image.transpose(2, 0, 1).astype(np.float32) + np.float32(rng.random())
     return image, sample.target
 
 
 def loader(read, *, workers=0, count=10, batch_size=4, **rest):
-    dataset = DrawDataset(read, prepare, seed=7, patch=rest.pop("patch", None))
-    sampler = EpochSampler(count, seed=1, shuffle=True)
-    return make_loader(dataset, sampler, batch_size=batch_size, view=stack_semantic, workers=workers, **rest), sampler
+    dataset = DrawDataset(read, prepare, seed=7, count=count)
+    order = Order(EpochSampler(count, seed=1))
+    return make_loader(dataset, order, batch_size=batch_size, view=stack, workers=workers, **rest), order
 
 
 def epochs(workers, **rest):
@@ -79,9 +100,27 @@ def test_a_resume_in_the_middle_gives_the_same_rest():
         assert torch.equal(one, other)
 
 
-def test_patches_and_drop_last():
-    batches, _ = loader(Shapes(other=3), patch=PatchSampler((4, 4)), drop_last=True)
-    assert [batch.images.shape for batch in batches] == [(4, 3, 4, 4)] * 2
+def test_drop_last():
+    assert [batch.images.shape for batch in loader(Shapes(), drop_last=True)[0]] == [(4, 3, 6, 8)] * 2
+
+
+def test_the_focus_and_the_other_samples_follow_from_the_draw():
+    seen = []
+
+    def watch(sample, rng, *, focus, other):
+        seen.append((focus, [other().name for _ in range(20)]))
+        return np.zeros((3, 1, 1), np.float32), sample.target
+
+    dataset = DrawDataset(Shapes(), watch, seed=7, count=5)
+    for draw in (Draw(0, 3, 1, focus=1), Draw(0, 3, 1, focus=1), Draw(0, 4, 1), Draw(1, 3, 1, focus=1)):
+        dataset.item(draw)
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[3]
+    assert seen[2][0] is None
+    assert 0 <= seen[0][0][0] < 6
+    assert 0 <= seen[0][0][1] < 8
+    assert set(seen[0][1]) <= {f"s{index}" for index in range(5)}
+    assert len(set(seen[0][1])) > 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -115,24 +154,12 @@ def test_a_killed_worker_is_explained(monkeypatch, words):
 
 
 def test_an_image_without_a_mask_is_named():
-    dataset = DrawDataset(Shapes(), lambda sample, rng: (prepare(sample, rng)[0], None), seed=0)
-    batches = make_loader(dataset, EpochSampler(2, seed=0, shuffle=False), batch_size=2, view=stack_semantic)
+    dataset = DrawDataset(
+        Shapes(), lambda sample, rng, **rest: (prepare(sample, rng, **rest)[0], None), seed=0, count=2
+    )
+    batches = make_loader(dataset, [Draw(0, 0, 0), Draw(0, 1, 1)], batch_size=2, view=stack)
     with pytest.raises(UserError, match="s0, s1: a label map is needed"):
         list(batches)
-
-
-def test_multi_label_targets():
-    space = LabelSpace(("a", "b", "c"), exclusive=False)
-    layers = np.zeros((4, 5, 3), np.uint8)
-    layers[1, 2, 1], layers[0, 0, 2] = 1, 255
-    stacked = stack_semantic([SemanticMap(layers, space)] * 2)
-    assert stacked.shape == (2, 3, 4, 5)
-    assert stacked.dtype == torch.uint8
-    assert stacked[1, 1, 1, 2] == 1
-    assert stacked[0, 2, 0, 0] == 255
-    small = SemanticMap(np.zeros((2, 2, 3), np.uint8), space)
-    with pytest.raises(UserError, match="one size"):
-        stack_semantic([SemanticMap(layers, space), small])
 
 
 def test_the_cache_is_bounded_and_sent_empty():

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,11 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import SemanticMap
-from nuriwake.data.dataset import check_trainable
+from nuriwake.data.coding import MaskCoding
 from nuriwake.data.formats import open_data
+from nuriwake.data.identity import plain
+from nuriwake.data.mask_folder import MaskReader
+from nuriwake.data.trainable import check_trainable
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -358,6 +362,33 @@ def test_one_class_opens_but_is_not_trainable(tmp_path):
         check_trainable(fine.with_splits({"train": fine.splits["train"], "val": ()}))
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_masks_of_one_class_are_not_trainable_whatever_the_class_list_says(tmp_path, value):
+    folder(tmp_path, {f"{i:02}": mask(value) for i in range(40)})
+    (tmp_path / "classes.json").write_text(json.dumps(["background", "cell"]))
+    with pytest.raises(
+        UserError, match=rf"32 masks of the split 'train' show one class only \('{['background', 'cell'][value]}'\)"
+    ):
+        check_trainable(open_data(tmp_path, val_share=0.2))
+    train = open_data(tmp_path, val_share=0.2).splits["train"]
+    save(train[1].target, mask(0, 1))  # not among those that are looked at first
+    check_trainable(open_data(tmp_path, val_share=0.2))
+
+
+def test_a_float_image_with_holes_is_refused(tmp_path):
+    folder(tmp_path, {name: mask(0, 1) for name in "ab"})
+    for name, value in (("a", 1.0), ("b", np.nan)):
+        (tmp_path / "images" / f"{name}.png").unlink()
+        picture = np.ones((*mask(0, 1).shape, 1), np.float32)
+        picture[3, 4] = value
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", picture[..., 0])
+    data = open_data(tmp_path, val_share=0.5)
+    records = {record.name: record for part in data.splits.values() for record in part}
+    data.read(records["a"])
+    with pytest.raises(UserError, match=r"b\.tif: 1 of \d+ values are not finite"):
+        data.read(records["b"])
+
+
 def test_two_images_of_one_name(tmp_path):
     folder(tmp_path, {name: mask(0, 1) for name in "ab"})
     save(tmp_path / "images" / "a.jpg", image())
@@ -383,6 +414,51 @@ def test_the_fingerprint_follows_the_data_and_survives_pickling(tmp_path):
     assert before != open_data(tmp_path, seed=5, val_share=0.6).fingerprint()
     save(tmp_path / "masks" / "a.png", mask(1, 0))  # of the same size in bytes
     assert before != open_data(tmp_path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("values: {0: background, 255: cell}", "values: {0: cell, 255: background}"),
+        ("threshold: 100", "threshold: 200"),
+        ("ignore: 255", "ignore: []\nvalues: {0: background, 255: cell}"),
+    ],
+)
+def test_the_fingerprint_follows_the_decoding(tmp_path, one, other):
+    folder(tmp_path, {name: mask(0, 255) for name in "abc"})
+    found = set()
+    for number, text in enumerate((one, other, other)):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(f"classes: [background, cell]\n{text}\n")
+        found.add(open_data(file).fingerprint())
+    assert len(found) == 2
+
+
+def test_the_fingerprint_follows_colours_annotation_files_and_not_the_place(tmp_path):
+    for place in ("one", "two"):
+        folder(tmp_path / place, {name: mask(0, 1) for name in "abc"})
+    data, moved = open_data(tmp_path / "one"), open_data(tmp_path / "two")
+    assert data.fingerprint() == moved.fingerprint()
+    red, blue = (MaskCoding(colours=(((0, 0, 0), 0), (colour, 1))) for colour in ((255, 0, 0), (0, 0, 255)))
+    readers = [replace(data, reader=MaskReader(data.space, coding)) for coding in (red, blue)]
+    assert readers[0].fingerprint() != readers[1].fingerprint()
+    source = tmp_path / "one" / "annotations.json"
+    source.write_text('{"x": 1}')
+    before = replace(data, sources=(source,)).fingerprint()
+    source.write_text('{"x": 2}')
+    assert before != replace(data, sources=(source,)).fingerprint()
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    rows: np.ndarray
+    names: dict[str, int]
+
+
+def test_readers_of_arrays_have_a_plain_form():
+    form = [plain(ArrayReader(np.arange(5000) * factor, {"a": 1}), str) for factor in (1, 1, 2)]
+    assert form[0] == form[1] != form[2]
+    assert "0x" not in repr(plain(lambda: 0, str))
 
 
 def test_exif_orientation_and_its_mask(tmp_path):

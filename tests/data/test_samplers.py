@@ -1,17 +1,15 @@
 """Splits, samplers, weights: determinism, exact counts and shares."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
-from nuriwake.data.samplers import ANYWHERE, EpochSampler, FocusPlan, PatchSampler
+from nuriwake.data.samplers import ANYWHERE, EpochSampler, FocusPlan, random_pixel
 from nuriwake.data.splitting import split_names
 from nuriwake.data.statistics import class_weights, count_classes, image_weights, rare_classes
 
@@ -39,61 +37,42 @@ def test_splits_move_little_when_names_are_added():
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 50), st.integers(1, 4), st.integers(0, 5), st.booleans())
-def test_every_process_together_gives_the_single_process(count, world, epoch, shuffle):
-    def draws(rank, world, draws):
-        sampler = EpochSampler(count, seed=3, shuffle=shuffle, rank=rank, world=world, draws=draws)
-        sampler.set_epoch(epoch)
-        assert len(sampler) == len(list(sampler))
-        return list(sampler)
-
-    length = math.ceil(count / world) * world
-    parts = [draws(rank, world, None) for rank in range(world)]
-    together = [draw for group in zip(*parts, strict=True) for draw in group]
-    assert together == draws(0, 1, length)
-    assert [draw.position for draw in together] == list(range(length))
-    assert sorted(draw.index for draw in together[:count]) == list(range(count))
+@given(st.integers(1, 50), st.integers(0, 5))
+def test_an_epoch_shows_every_image_once(count, epoch):
+    draws = list(EpochSampler(count, seed=3).draws(epoch))
+    assert [draw.position for draw in draws] == list(range(count))
+    assert sorted(draw.index for draw in draws) == list(range(count))
+    assert {(draw.epoch, draw.focus) for draw in draws} == {(epoch, ANYWHERE)}
 
 
 def test_epochs_differ_and_a_resume_continues():
-    sampler = EpochSampler(20, seed=0, shuffle=True)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert [d.index for d in sampler] != [d.index for d in first]
-    sampler.set_epoch(0, 7)
-    assert list(sampler) == first[7:]
-    assert len(sampler) == 13
-    with pytest.raises(ValueError, match="multiple of 2"):
-        EpochSampler(20, seed=0, shuffle=True, world=2, start=3)
-
-
-def test_evaluation_gives_every_image_once_over_all_processes():
-    parts = [list(EpochSampler(7, seed=0, shuffle=False, rank=r, world=3, tail="keep")) for r in range(3)]
-    assert sorted(draw.index for part in parts for draw in part) == list(range(7))
-    assert [len(list(EpochSampler(7, seed=0, shuffle=True, rank=r, world=3, tail="drop"))) for r in range(3)] == [2] * 3
+    sampler = EpochSampler(20, seed=0)
+    first = list(sampler.draws(0))
+    assert [d.index for d in sampler.draws(1)] != [d.index for d in first]
+    assert list(sampler.draws(0, start=7)) == first[7:]
 
 
 def test_weights_are_followed():
-    sampler = EpochSampler(3, seed=0, shuffle=True, weights=[1, 2, 0], draws=30_000)
-    share = np.bincount([draw.index for draw in sampler], minlength=3) / 30_000
-    np.testing.assert_allclose(share, [1 / 3, 2 / 3, 0], atol=0.01)
+    sampler = EpochSampler(3, seed=0, weights=[1, 2, 0])
+    drawn = [draw.index for epoch in range(4000) for draw in sampler.draws(epoch)]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 12_000, [1 / 3, 2 / 3, 0], atol=0.02)
     with pytest.raises(UserError, match="Image weights"):
-        EpochSampler(3, seed=0, shuffle=True, weights=[1, -1, 0])
+        EpochSampler(3, seed=0, weights=[1, -1, 0])
     with pytest.raises(UserError, match="split is empty"):
-        EpochSampler(0, seed=0, shuffle=True)
+        EpochSampler(0, seed=0)
 
 
 @settings(max_examples=40)
-@given(st.floats(0, 1), st.integers(1, 40), st.integers(60, 200), st.integers(0, 100))
-def test_the_share_of_focused_patches_is_the_share_asked_for(share, images, draws, seed):
+@given(st.floats(0, 1), st.integers(60, 200), st.integers(0, 100))
+def test_the_share_of_focused_patches_is_the_share_asked_for(share, images, seed):
     rng = np.random.default_rng(seed)
     present = rng.random((images, 4)) < 0.3
     present[:, 0] = True
     present[rng.integers(images), 2] = True
     plan = FocusPlan(present, share, (1, 2, 3))
-    drawn = list(EpochSampler(images, seed=seed, shuffle=True, focus=plan, draws=draws))
+    drawn = list(EpochSampler(images, seed=seed, focus=plan).draws(0))
     focused = [draw for draw in drawn if draw.focus != ANYWHERE]
-    assert abs(len(focused) / draws - share) <= 0.02
+    assert abs(len(focused) / images - share) <= 0.02
     assert all(present[draw.index, draw.focus] for draw in focused)
     counts = [sum(draw.focus == label for draw in focused) for label in plan.occurring]
     assert max(counts) - min(counts) <= 1
@@ -107,38 +86,21 @@ def test_a_plan_that_cannot_be_followed():
     assert FocusPlan(np.zeros((3, 2), bool), 0.0, (1,)).occurring == ()
 
 
-def sample(labels):
-    image = np.arange(labels.size, dtype=np.float32).reshape(*labels.shape, 1)
-    return Sample(image, SemanticMap(labels.astype(np.uint8), BINARY), name="x", spacing=(2.0, 3.0))
-
-
-@settings(max_examples=60)
-@given(st.integers(4, 40), st.integers(4, 40), st.integers(1, 30), st.integers(1, 30), st.integers(0, 10_000))
-def test_a_focused_patch_holds_the_class_as_centred_as_the_border_allows(height, width, tall, wide, seed):
-    rng = np.random.default_rng(seed)
-    labels = np.zeros((height, width))
-    row, column = rng.integers(height), rng.integers(width)
-    labels[row, column] = 1
-    whole = sample(labels)
-    patch = PatchSampler((tall, wide))(whole, rng, focus=1)
-    assert patch.size == (tall, wide)
-    assert patch.spacing == (2.0, 3.0)
-    (at_row,), (at_column,) = np.nonzero(patch.target.labels == 1)
-    assert patch.image[at_row, at_column, 0] == whole.image[row, column, 0]
-    for at, original, size, have in ((at_row, row, tall, height), (at_column, column, wide, width)):
-        if size <= have and size // 2 <= original <= have - (size - size // 2):
-            assert at == size // 2
-    inside = patch.target.labels != IGNORE
-    assert inside.sum() == min(tall, height) * min(wide, width)
-
-
-def test_patches_anywhere_are_uniform_and_a_missing_class_is_an_error():
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_random_pixel_shows_the_class_each_equally_often(exclusive):
     rng = np.random.default_rng(0)
-    whole = sample(np.zeros((1, 10)))
-    lefts = [int(PatchSampler((1, 4))(whole, rng).image[0, 0, 0]) for _ in range(7000)]
-    np.testing.assert_allclose(np.bincount(lefts) / 7000, np.full(7, 1 / 7), atol=0.02)
-    with pytest.raises(UserError, match="'cell' to centre on does not occur"):
-        PatchSampler((1, 4))(whole, rng, focus=1)
+    labels = np.zeros((4, 5), np.uint8)
+    labels[1, 2] = labels[3, 0] = 1
+    space = BINARY if exclusive else LabelSpace(("a", "b"), exclusive=False)
+    target = SemanticMap(labels if exclusive else np.dstack([labels * 0, labels]), space)
+    whole = Sample(np.zeros((4, 5, 1), np.uint8), target, name="x")
+    found = [random_pixel(whole, 1, rng) for _ in range(400)]
+    assert set(found) == {(1, 2), (3, 0)}
+    assert abs(found.count((1, 2)) - 200) < 60
+    with pytest.raises(UserError, match="to centre on does not occur"):
+        random_pixel(Sample(whole.image, SemanticMap(target.labels * 0, space), name="x"), 1, rng)
+    with pytest.raises(UserError, match="without a mask"):
+        random_pixel(Sample(whole.image, name="x"), 1, rng)
 
 
 def test_class_weights_by_their_formulas():

@@ -10,6 +10,7 @@ from torch import nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.engine.augmentation import training_pipeline
 from nuriwake.engine.choose import choose
 from nuriwake.engine.config import AugmentationConfig, DataConfig, OptimConfig, RunConfig, ScheduleConfig, override
 from nuriwake.engine.distribution import pick_device
@@ -17,7 +18,6 @@ from nuriwake.engine.ema import Average
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import build_optimiser, freeze, parameter_groups, set_rate, training_mode
 from nuriwake.engine.precision import autocast, choose_precision
-from nuriwake.engine.samples import training_pipeline
 from nuriwake.engine.schedule import Plan, rate_factor
 from nuriwake.engine.stream import DrawStream, Order, steps_of
 from nuriwake.engine.watch import Watch

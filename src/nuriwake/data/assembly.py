@@ -42,10 +42,12 @@ def assemble(
     reader: TargetReader,
     description: DataDescription,
     notes: Sequence[str] = (),
+    sources: Sequence[Path] = (),
 ) -> DataSet:
     """The data set of `splits` as found on disk (the key "" means that none are given).
 
-    Splits of the description come first, then those found, then a deterministic one; the notes say which.
+    Splits of the description come first, then those found, then a deterministic one; the notes say which. `sources` are the
+    annotation files, see `DataSet`.
 
     Raises:
         UserError: no records, repeated names, or images whose channels or types do not go together.
@@ -71,6 +73,7 @@ def assemble(
         channels=channels,
         dtype=dtype,
         spacing=description.spacing,
+        sources=tuple(sources),
     )
 
 

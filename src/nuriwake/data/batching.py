@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -14,13 +14,32 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target
-from nuriwake.data.samplers import Draw, PatchSampler
+from nuriwake.data.samplers import ANYWHERE, Draw, random_pixel
 
-Prepare = Callable[[Sample, np.random.Generator], tuple[np.ndarray, Target | None]]
-"""Sample -> (image (C, H, W) float32, target): augmentation and normalisation. Must not write into the sample."""
+
+class Prepare(Protocol):
+    """Augmentation and normalisation."""
+
+    def __call__(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        *,
+        focus: tuple[int, int] | None,
+        other: Callable[[], Sample],
+    ) -> tuple[np.ndarray, Target | None]:
+        """`sample` -> (image (C, H, W) float32, target). Must not write into the sample.
+
+        Args:
+            rng: the only source of randomness.
+            focus: (y, x) of the pixel that the patch is to contain; None for any patch.
+            other: another sample of the split at every call, for mixing; it draws from `rng`.
+        """
+        ...
+
 
 View = Callable[[Sequence[Any]], Any]
-"""Targets of a batch -> what the loss takes; `stack_semantic` for label maps."""
+"""Targets of a batch -> what the loss takes; a task's `stack`."""
 
 
 class Item(NamedTuple):
@@ -50,20 +69,13 @@ class DrawDataset(Dataset[Item | Failure]):
 
     Args:
         read: index -> sample; `CachedRead` keeps decoded samples.
-        prepare: sample -> (image, target).
+        prepare: see `Prepare`.
         seed: of the augmentation.
-        patch: cuts a patch, centred as the draw says, before `prepare`; None leaves whole images.
+        count: samples there are, for `Prepare`'s `other`.
     """
 
-    def __init__(
-        self,
-        read: Callable[[int], Sample],
-        prepare: Prepare,
-        *,
-        seed: int,
-        patch: PatchSampler | None = None,
-    ) -> None:
-        self.read, self.prepare, self.seed, self.patch = read, prepare, seed, patch
+    def __init__(self, read: Callable[[int], Sample], prepare: Prepare, *, seed: int, count: int) -> None:
+        self.read, self.prepare, self.seed, self.count = read, prepare, seed, count
 
     def __getitem__(self, draw: Draw) -> Item | Failure:
         """The item of `draw`; a UserError comes back as a `Failure`, because torch would bury it in a traceback."""
@@ -76,9 +88,8 @@ class DrawDataset(Dataset[Item | Failure]):
         """The item of `draw`. Raises what reading and preparing raise."""
         rng = np.random.default_rng([self.seed, draw.epoch, draw.position])
         sample = self.read(draw.index)
-        if self.patch is not None:
-            sample = self.patch(sample, rng, focus=draw.focus)
-        image, target = self.prepare(sample, rng)
+        focus = None if draw.focus == ANYWHERE else random_pixel(sample, draw.focus, rng)
+        image, target = self.prepare(sample, rng, focus=focus, other=lambda: self.read(int(rng.integers(self.count))))
         return Item(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)), target, sample.name)
 
 
@@ -148,7 +159,7 @@ def make_loader(
 
     Args:
         dataset: draws -> items; a `DrawDataset`, or whatever gives a `Failure` for a UserError as it does.
-        sampler: the draws of an epoch, again at every iteration; an `EpochSampler`.
+        sampler: the draws, in order.
         view: targets of a batch -> what the loss takes.
         workers: processes; 0 reads in this one. The batches are the same.
         pin_memory: for copies to a CUDA device that overlap with work.
@@ -186,22 +197,6 @@ def collate(items: Sequence[Item | Failure], view: View) -> Batch | Failure:
     except UserError as error:
         return Failure(f"{', '.join(item.name for item in good)}: {error}")
     return Batch(torch.stack([item.image for item in good]), targets, tuple(item.name for item in good))
-
-
-def stack_semantic(targets: Sequence[Any]) -> Tensor:
-    """Label maps of one size -> (B, H, W) int64, or (B, K, H, W) uint8 when multi-label.
-
-    Raises:
-        UserError: a target that is no label map, or sizes that differ.
-    """
-    maps = [target for target in targets if isinstance(target, SemanticMap)]
-    if len(maps) < len(targets):
-        raise UserError("a label map is needed for every image, and one has none.")
-    sizes = sorted({target.size for target in maps})
-    if len(sizes) > 1:
-        raise UserError(f"the label maps of a batch must have one size, found {sizes}.")
-    labels = torch.from_numpy(np.stack([target.labels for target in maps]))
-    return labels.long() if maps[0].space.exclusive else labels.permute(0, 3, 1, 2).contiguous()
 
 
 def _start_worker(worker: int) -> None:

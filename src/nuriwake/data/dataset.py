@@ -1,9 +1,7 @@
 """DataSet: records in splits, and how to read one. What every format gives and the rest of the house takes."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from nuriwake.core.lookup import did_you_mean
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Target
 from nuriwake.data.headers import image_header
+from nuriwake.data.identity import fingerprint
 from nuriwake.data.images import read_image
 
 
@@ -52,6 +51,7 @@ class DataSet:
         channels: of every image, as `read` gives it.
         dtype: of every image: "uint8", "uint16" or "float32".
         spacing: of every sample, (height, width).
+        sources: annotation files that hold the truth of many images (a COCO JSON); their contents are in the fingerprint.
     """
 
     root: Path
@@ -63,6 +63,7 @@ class DataSet:
     channels: int = field(default=3, kw_only=True)
     dtype: str = field(default="uint8", kw_only=True)
     spacing: tuple[float, float] = field(default=(1.0, 1.0), kw_only=True)
+    sources: tuple[Path, ...] = field(default=(), kw_only=True)
 
     def records(self, split: str) -> tuple[Record, ...]:
         """The records of `split`. Raises UserError with the splits there are."""
@@ -79,7 +80,8 @@ class DataSet:
         Grey images of a data set of 3 channels are repeated to 3 (the notes say so).
 
         Raises:
-            UserError: the file is named; also when its channels or type differ from the rest, or sizes do not agree.
+            UserError: the file is named; also when its channels or type differ from the rest, when values are not finite
+                (NaN, infinite), or sizes do not agree.
         """
         image = read_image(record.image)
         if image.shape[2] == 1 and self.channels == 3:
@@ -88,6 +90,12 @@ class DataSet:
             raise UserError(
                 f"{record.image}: {image.shape[2]} channels of {image.dtype}, but the other images have {self.channels} "
                 f"of {self.dtype}; convert it or take it out."
+            )
+        if image.dtype == np.float32 and not np.isfinite(image).all():
+            bad = int(image.size - np.isfinite(image).sum())
+            raise UserError(
+                f"{record.image}: {bad:,} of {image.size:,} values are not finite (NaN or infinite), which would make the loss "
+                "nan; replace them by a number, and give their pixels the mask value that is ignored."
             )
         target = self.reader(record)
         try:
@@ -100,60 +108,18 @@ class DataSet:
         return self.reader(record)
 
     def fingerprint(self) -> str:
-        """32 hex digits over splits, names, classes, file sizes and the last bytes of files (no times): the same data give the same digits."""
-        digest = blake2b(repr((self.format, self.space, self.channels, self.dtype)).encode(), digest_size=16)
-        for split in sorted(self.splits):
-            for record in self.splits[split]:
-                line = (split, record.name, _identity(record.image, self.root), _identity(record.target, self.root))
-                digest.update(repr(line).encode())
-        return digest.hexdigest()
+        """32 hex digits: the same data, decoded in the same way, give the same ones, wherever they lie; see `data.identity`."""
+        return fingerprint(self)
 
     def with_splits(self, splits: Mapping[str, tuple[Record, ...]], *notes: str) -> "DataSet":
         """The same data with other splits; `notes` are added."""
         return replace(self, splits=dict(splits), notes=(*self.notes, *notes))
 
 
-def check_trainable(data: DataSet, *, train: str = "train", val: str = "val") -> None:
-    """Refuse what cannot be trained on.
-
-    Raises:
-        UserError: fewer than two exclusive classes, or an empty or missing split.
-    """
-    if data.space.exclusive and len(data.space) < 2:
-        raise UserError(
-            f"{data.root}: there is one class only ('{data.space.names[0]}'), and training needs at least two (background "
-            "and foreground); are the masks empty, or is a class missing in the class list?"
-        )
-    for split in (train, val):
-        if not data.records(split):
-            raise UserError(f"{data.root}: the split '{split}' is empty.")
-
-
 def listed(names: Sequence[str], *, most: int = 10) -> str:
     """Up to `most` of `names`, then how many more."""
     text = ", ".join(names[:most])
     return f"{text} and {len(names) - most} more" if len(names) > most else text
-
-
-def _identity(value: Any, root: Path) -> Any:
-    """Paths as (relative path, size in bytes, last bytes), sequences item by item, everything else as it is."""
-    if isinstance(value, Path):
-        relative = value.relative_to(root).as_posix() if value.is_relative_to(root) else value.name
-        return (relative, *_size_and_end(value))
-    if isinstance(value, tuple | list):
-        return tuple(_identity(item, root) for item in value)
-    return value
-
-
-def _size_and_end(path: Path) -> tuple[int, bytes]:
-    """Masks of a few classes often have the same size; the end of a PNG holds checksums over all its pixels."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 64, 0))
-            return size, file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def _turned_hint(record: Record, image: np.ndarray, target: Target | None) -> str:

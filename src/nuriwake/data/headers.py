@@ -91,7 +91,7 @@ def parse_header(data: Buffer, path: Path, *, limit: int = MAX_PIXELS) -> ImageH
     if height * width > limit:
         raise UserError(
             f"{path}: the image declares {height:,}x{width:,} = {height * width / 1e6:,.0f} million pixels, the limit is "
-            f"{limit / 1e6:,.0f} million; cut it into tiles, or raise the limit where the file is trusted."
+            f"{limit / 1e6:,.0f} million; cut it into tiles of at most that size, each its own file."
         )
     return header
 

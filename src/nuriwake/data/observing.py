@@ -62,7 +62,7 @@ def observe(masks: Sequence[tuple[Path, Path]]) -> Observed:
     Raises:
         UserError: sizes that differ (up to ten are listed), unreadable files, grey and colour-coded masks mixed.
     """
-    chosen = spread(list(masks), MOST_MASKS)
+    chosen = spread(masks, MOST_MASKS)
     looked = each(_look, chosen)
     seen = [item for item, _ in looked]
     refuse_other_sizes([difference for _, difference in looked if difference])

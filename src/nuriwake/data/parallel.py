@@ -1,7 +1,7 @@
 """The same function on many files at once, in threads: decoding releases the interpreter lock."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,8 +19,8 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def spread(items: list[Item], most: int) -> list[Item]:
+def spread(items: Sequence[Item], most: int) -> list[Item]:
     """At most `most` of `items`, evenly spaced, the first and the last among them."""
     if len(items) <= most:
-        return items
+        return list(items)
     return [items[i * (len(items) - 1) // (most - 1)] for i in range(most)]

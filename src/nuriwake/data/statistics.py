@@ -39,11 +39,6 @@ def image_class_pixels(data: DataSet, split: str) -> np.ndarray:
     return np.stack(each(count, records)) if records else np.zeros((0, len(data.space)), np.int64)
 
 
-def class_pixels(data: DataSet, split: str) -> np.ndarray:
-    """Pixels of every class in `split`, (K,) int64."""
-    return image_class_pixels(data, split).sum(axis=0)
-
-
 def class_weights(counts: np.ndarray, method: WeightMethod) -> np.ndarray:
     """Weights of the classes in a loss, (K,) float32, mean 1 over the classes that occur; a class that does not has 1.
 

@@ -124,12 +124,24 @@ class AugmentationConfig:
         crop_size: side of the square crop in pixels.
         scale: range of the random resize before the crop; None keeps the preset's.
         balance: share of crops that are centred on rare or foreground classes.
+        balance_images: draw images with rare classes more often (repeat factors of LVIS), with replacement.
+        pipeline: "module:name" of a `nuriwake.transforms.Pipeline` or an `albumentations.Compose`, instead of all the others;
+            the module may be a file of the current folder.
+        geometric: operations in place of the preset's, by name: "horizontal_flip" or {"elastic": {"strength": 0.1}}; the
+            names are in `nuriwake.transforms.OPERATIONS`. None keeps the preset's.
+        photometric: likewise.
+        mixing: likewise: "cut_mix", {"mosaic": {"probability": 0.3}}.
     """
 
     preset: str | None = None
     crop_size: int | None = None
     scale: tuple[float, float] | None = None
     balance: float = 0.0
+    balance_images: bool = False
+    pipeline: str | None = None
+    geometric: tuple[str | Mapping[str, Any], ...] | None = None
+    photometric: tuple[str | Mapping[str, Any], ...] | None = None
+    mixing: tuple[str | Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import torch
 
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
-from nuriwake.data.dataset import DataSet, Record
+from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import image_header
+from nuriwake.data.parallel import spread
+from nuriwake.data.statistics import count_classes
 
 LOOKED_AT = 48
 """Training images that are read for statistics; a header is read of up to ten times as many."""
@@ -83,8 +85,8 @@ def machine_facts(device: torch.device, *, world: int = 1) -> MachineFacts:
 def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "val") -> DataFacts:
     """Headers of up to 480 training images, and the pixels of up to 48, evenly spread."""
     records = data.records(train)
-    sizes = np.array([image_header(record.image).size for record in _spread(records, 10 * LOOKED_AT)])
-    samples = [data.read(record) for record in _spread(records, LOOKED_AT)]
+    sizes = np.array([image_header(record.image).size for record in spread(records, 10 * LOOKED_AT)])
+    samples = [data.read(record) for record in spread(records, LOOKED_AT)]
     maximum = full_brightness(samples, data.dtype)
     mean, deviation = channel_statistics(samples, maximum)
     area = float(sizes.prod(1).mean())
@@ -109,23 +111,29 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
 
 
 def full_brightness(samples: Sequence[Sample], dtype: str) -> float:
-    """The value that counts as 1: 255 for 8 bit; for 16 bit the power of two less one that holds all values seen; 1 for
-    float32."""
+    """The value that counts as 1; a unit, nothing is clipped to it.
+
+    255 for 8 bit; for 16 bit the power of two less one that holds all values seen; for float32 the highest finite absolute
+    value seen, 1 where all are 0.
+    """
     if dtype == "uint8":
         return 255.0
     if dtype == "float32":
-        return 1.0
+        return max(float(np.abs(sample.image[np.isfinite(sample.image)]).max(initial=0)) for sample in samples) or 1.0
     highest = max(int(sample.image.max()) for sample in samples)
     return float(2 ** max(8, min(16, highest.bit_length())) - 1)
 
 
 def channel_statistics(samples: Sequence[Sample], maximum: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) per channel over all pixels of `samples`, in units of value / `maximum`."""
+    """(mean, deviation) per channel over all finite values of `samples`, in units of value / `maximum`."""
     sums = np.zeros(samples[0].image.shape[2])
-    squares, count = sums.copy(), 0
+    squares, count = sums.copy(), sums.copy()
     for sample in samples:
-        pixels = sample.image.reshape(-1, sample.image.shape[2]) / maximum
-        sums, squares, count = sums + pixels.sum(0), squares + np.square(pixels).sum(0), count + len(pixels)
+        pixels = sample.image.reshape(-1, sample.image.shape[2]).astype(np.float64) / maximum
+        finite = np.isfinite(pixels)
+        pixels[~finite] = 0
+        sums, squares, count = sums + pixels.sum(0), squares + np.square(pixels).sum(0), count + finite.sum(0)
+    count = np.maximum(count, 1)
     mean = sums / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
     return tuple(float(round(value, 5)) for value in mean), tuple(
@@ -139,18 +147,5 @@ def _grey(image: np.ndarray) -> bool:
 
 
 def _class_pixels(samples: Sequence[Sample], space: LabelSpace) -> tuple[int, ...]:
-    counts = np.zeros(len(space), np.int64)
-    for sample in samples:
-        if sample.target is not None:
-            labels = sample.target.labels
-            if space.exclusive:
-                counts += np.bincount(labels.ravel(), minlength=256)[: len(space)]
-            else:
-                counts += (labels == 1).sum(axis=(0, 1))
-    return tuple(int(value) for value in counts)
-
-
-def _spread(records: Sequence[Record], most: int) -> list[Record]:
-    if len(records) <= most:
-        return list(records)
-    return [records[index] for index in np.linspace(0, len(records) - 1, most).round().astype(int)]
+    counts = [count_classes(sample.target) for sample in samples if sample.target is not None]
+    return tuple(int(value) for value in np.sum([np.zeros(len(space), np.int64), *counts], axis=0))

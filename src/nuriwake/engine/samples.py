@@ -1,30 +1,27 @@
 """From records to training batches: reading, augmenting, normalising, in this process or in workers."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Target
-from nuriwake.data.batching import Batch, CachedRead, DrawDataset, Failure, Item, make_loader
+from nuriwake.data.batching import Batch, CachedRead, DrawDataset, make_loader
 from nuriwake.data.dataset import DataSet
-from nuriwake.data.samplers import ANYWHERE, Draw, EpochSampler, FocusPlan
-from nuriwake.data.statistics import class_weights, image_class_pixels, rare_classes
-from nuriwake.engine.config import AugmentationConfig, RunConfig
+from nuriwake.data.samplers import FocusPlan
+from nuriwake.data.statistics import class_weights, image_class_pixels, image_weights, rare_classes
+from nuriwake.engine.augmentation import Augmentation, training_augmentation
+from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team
 from nuriwake.engine.facts import DataFacts
 from nuriwake.engine.stream import DrawStream, Order
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.tasks import Task
-from nuriwake.transforms.geometric import RandomCrop
-from nuriwake.transforms.pipeline import Pipeline
-from nuriwake.transforms.presets import preset
 
 IMAGENET = Preprocessing()
 """Mean and deviation of ImageNet, which pretrained backbones expect of 8-bit colour images."""
@@ -45,36 +42,31 @@ class ReadRecord:
         return sample
 
 
-class TrainingSamples(Dataset[Item | Failure]):
-    """Draws -> augmented, normalised items; everything random in one is a function of (seed, epoch, position)."""
+@dataclass(frozen=True)
+class PrepareSample:
+    """Sample -> (normalised image, target); picklable. See `data.batching.Prepare`."""
 
-    def __init__(
-        self, read: CachedRead | ReadRecord, pipeline: Pipeline, preprocessing: Preprocessing, task: Task, seed: int
-    ) -> None:
-        self.read, self.pipeline, self.preprocessing, self.task, self.seed = read, pipeline, preprocessing, task, seed
+    augmentation: Augmentation
+    preprocessing: Preprocessing
 
-    def __getitem__(self, draw: Draw) -> Item | Failure:
-        """The item of `draw`, or the sentence of the UserError that it raised."""
-        try:
-            return self._item(draw)
-        except UserError as error:
-            return Failure(str(error))
-
-    def _item(self, draw: Draw) -> Item:
-        rng = np.random.default_rng([self.seed, draw.epoch, draw.position])
-        sample = self.read(draw.index)
-        assert sample.target is not None
-        sample = replace(sample, target=self.task.view(sample.target))
+    def __call__(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        *,
+        focus: tuple[int, int] | None,
+        other: Callable[[], Sample],
+    ) -> tuple[np.ndarray, Target | None]:
         wanted = self.preprocessing
-        image, target = self.pipeline.prepare(
+        return self.augmentation.prepare(
             sample,
             rng,
             mean=wanted.mean,
             deviation=wanted.deviation,
             maximum=wanted.maximum,
-            focus=None if draw.focus == ANYWHERE else _pixel_of(sample.target, draw.focus, rng),
+            focus=focus,
+            other=other,
         )
-        return Item(torch.from_numpy(image), target, sample.name)
 
 
 def batches(
@@ -83,34 +75,30 @@ def batches(
     """This process's share of the training batches, from optimiser step `start` on, without end."""
     read = ReadRecord(data, config.data.train)
     budget = (config.data.cache_mib or 0) * 2**20
-    pipeline = training_pipeline(config.augmentation, data.channels, preprocessing.maximum)
-    samples = TrainingSamples(CachedRead(read, budget) if budget else read, pipeline, preprocessing, task, config.seed)
+    augmentation = training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
+    count = len(data.records(config.data.train))
+    samples = DrawDataset(
+        CachedRead(read, budget) if budget else read,
+        PrepareSample(augmentation, preprocessing),
+        seed=config.seed,
+        count=count,
+    )
     size = config.batch_size or 1
-    order = Order(len(data.records(config.data.train)), config.seed, team.rank, team.world)
-    stream = DrawStream(order, start=start * config.optim.accumulation * size, focus=_focus(config, data))
+    stream = DrawStream(
+        Order(count, config.seed, team.rank, team.world),
+        start=start * config.optim.accumulation * size,
+        focus=_focus(config, data),
+        weights=image_weights(_class_table(data, config.data.train)) if config.augmentation.balance_images else None,
+    )
     loader = make_loader(
-        cast(DrawDataset, samples),  # the loader asks it for nothing but items
-        cast(EpochSampler, stream),
+        samples,
+        stream,
         batch_size=size // team.world,
         view=task.stack,
         workers=config.data.workers or 0,
         pin_memory=team.device.type == "cuda",
     )
     return iter(loader)
-
-
-def training_pipeline(augmentation: AugmentationConfig, channels: int, maximum: float) -> Pipeline:
-    """The preset at the crop size, with the zoom of the configuration where it gives one."""
-    side = augmentation.crop_size or 256
-    pipeline = preset(cast(Any, augmentation.preset or "none"), (side, side), channels=channels, maximum=maximum)
-    zoom = augmentation.scale
-    if zoom is None:
-        return pipeline
-    geometric = tuple(
-        replace(operation, zoom=zoom) if isinstance(operation, RandomCrop) else operation
-        for operation in pipeline.geometric
-    )
-    return replace(pipeline, geometric=geometric)
 
 
 def training_preprocessing(data: DataSet, facts: DataFacts) -> Preprocessing:
@@ -145,12 +133,3 @@ def _focus(config: RunConfig, data: DataSet) -> FocusPlan | None:
 @cache
 def _class_table(data: DataSet, split: str) -> np.ndarray:
     return image_class_pixels(data, split)
-
-
-def _pixel_of(target: Target | None, label: int, rng: np.random.Generator) -> tuple[int, int]:
-    """(y, x) of a random pixel of the class."""
-    assert target is not None
-    mask = target.labels == label if target.space.exclusive else target.labels[..., label] == 1
-    pixels = np.flatnonzero(mask)
-    row, column = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])
-    return row, column

@@ -11,8 +11,10 @@ from torch import nn
 
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.data.batching import Batch
-from nuriwake.data.dataset import DataSet, check_trainable
+from nuriwake.data.dataset import DataSet
 from nuriwake.data.formats import open_data
+from nuriwake.data.trainable import check_trainable
+from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
 from nuriwake.engine.choose import choose
 from nuriwake.engine.config import RunConfig
@@ -144,6 +146,8 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         facts = data_facts(data, config.data.path, train=config.data.train, val=config.data.val)
         config, choices = choose(config, facts, machine_facts(team.device, world=team.world))
         preprocessing = training_preprocessing(data, facts)
+        # A mistake in it is said before there is a run folder.
+        training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
         for choice in choices:
             say(f"{choice.field} = {choice.value}: {choice.reason}")
     job = _build(config, team, data, preprocessing, report=say)

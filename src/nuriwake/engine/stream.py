@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from nuriwake.data.samplers import Draw, EpochSampler, FocusPlan
@@ -29,20 +30,22 @@ class DrawStream(Sampler[Draw]):
     """This process's draws, from the draw number `start` (over all processes) on, without end.
 
     Epochs follow each other without a gap: a batch may hold the last images of one and the first of the next, so every
-    batch is full, every image is drawn once per epoch, and workers never wait for an epoch to end.
+    batch is full, every image is drawn once per epoch (with `weights`: as often as its weight says), and workers never wait
+    for an epoch to end.
     """
 
-    def __init__(self, order: Order, *, start: int, focus: FocusPlan | None = None) -> None:
-        self.order, self.start, self.focus = order, start, focus
+    def __init__(
+        self, order: Order, *, start: int, focus: FocusPlan | None = None, weights: np.ndarray | None = None
+    ) -> None:
+        self.order, self.start, self.focus, self.weights = order, start, focus, weights
 
     def __iter__(self) -> Iterator[Draw]:
         order = self.order
         epoch, first = divmod(self.start, order.count)
-        sampler = EpochSampler(order.count, seed=order.seed, shuffle=True, focus=self.focus)
+        sampler = EpochSampler(order.count, seed=order.seed, weights=self.weights, focus=self.focus)
         number = self.start
         while True:
-            sampler.set_epoch(epoch, start=first)
-            for draw in sampler:
+            for draw in sampler.draws(epoch, start=first):
                 if number % order.world == order.rank:
                     yield draw
                 number += 1

@@ -1,0 +1,102 @@
+"""The fingerprint of a data set: what decides its images and labels, without reading them.
+
+Counted are names and splits, the classes, how the reader decodes (colours, values, threshold, ignore), the whole contents of
+annotation files, and the size in bytes of every image and mask. Of masks the last bytes count as well: masks of a few classes
+often have the same size, and the end of a PNG holds checksums over all its pixels. Beyond `MOST_ENDS` mask files they are those of
+as many, evenly spaced, since opening a file costs many times what asking for its size does. No times count, and no path above
+the root, so that a copied folder is the same data.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.data.parallel import each, spread
+
+if TYPE_CHECKING:
+    from nuriwake.data.dataset import DataSet
+
+MOST_ENDS = 20_000
+"""Of so many mask files the last bytes are looked at."""
+
+
+def fingerprint(data: "DataSet") -> str:
+    """32 hex digits. Raises UserError when a file cannot be read."""
+    root = data.root
+    digest = blake2b(repr((data.format, data.space, data.channels, data.dtype)).encode(), digest_size=16)
+    digest.update(repr(plain(data.reader, lambda path: _contents(path, root))).encode())
+    for path in data.sources:
+        digest.update(repr(_contents(path, root)).encode())
+    for split in sorted(data.splits):
+        for record in data.splits[split]:
+            truth = plain(record.target, lambda path: _size(path, root))
+            digest.update(repr((split, record.name, _size(record.image, root), truth)).encode())
+    masks = sorted({path for part in data.splits.values() for record in part for path in _paths(record.target)})
+    for end in each(_end, spread(masks, MOST_ENDS)):
+        digest.update(end)
+    return digest.hexdigest()
+
+
+def plain(value: Any, of_path: Callable[[Path], Any]) -> Any:
+    """`value` as nested tuples whose text depends on nothing but its contents; arrays become digests.
+
+    Dataclasses are taken field by field, functions and other objects by their type's name; paths become `of_path(path)`.
+    """
+    if isinstance(value, Path):
+        return of_path(value)
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), blake2b(np.ascontiguousarray(value).data, digest_size=16).hexdigest()
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__, tuple(
+            (item.name, plain(getattr(value, item.name), of_path)) for item in fields(value)
+        )
+    if isinstance(value, Mapping):
+        return tuple((str(key), plain(item, of_path)) for key, item in value.items())
+    if isinstance(value, tuple | list):
+        return tuple(plain(item, of_path) for item in value)
+    if value is None or isinstance(value, str | bytes | int | float):
+        return value
+    return type(value).__qualname__
+
+
+def _paths(target: Any) -> list[Path]:
+    if isinstance(target, Path):
+        return [target]
+    return [path for item in target for path in _paths(item)] if isinstance(target, tuple | list) else []
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _size(path: Path, root: Path) -> tuple[str, int]:
+    try:
+        return _relative(path, root), path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _contents(path: Path, root: Path) -> tuple[str, str]:
+    digest = blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return _relative(path, root), digest.hexdigest()
+
+
+def _end(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 64, 0))
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error

@@ -1,0 +1,113 @@
+"""From the configuration to what augments a training image: a preset with changes, or the user's own pipeline."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.lookup import import_object
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import Size, Target
+from nuriwake.engine.config import AugmentationConfig
+from nuriwake.transforms.albumentations import AlbumentationsTransform, from_albumentations
+from nuriwake.transforms.geometric import RandomCrop
+from nuriwake.transforms.operations import operations
+from nuriwake.transforms.pipeline import Pipeline
+from nuriwake.transforms.presets import preset
+
+
+class Augmentation(Protocol):
+    """What `Pipeline` and `AlbumentationsTransform` have in common."""
+
+    def prepare(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        *,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        maximum: float,
+        focus: tuple[int, int] | None = None,
+        other: Callable[[], Sample] | None = None,
+    ) -> tuple[np.ndarray, Target | None]:
+        """See `Pipeline.prepare`."""
+        ...
+
+
+def training_augmentation(augmentation: AugmentationConfig, channels: int, maximum: float) -> Augmentation:
+    """The user's own pipeline where one is named, else `training_pipeline`.
+
+    Raises:
+        UserError: the name leads to nothing, to neither kind of pipeline, or stands beside fields that it leaves no room for.
+    """
+    if augmentation.pipeline is None:
+        return training_pipeline(augmentation, channels, maximum)
+    for name, given in (
+        ("geometric", augmentation.geometric),
+        ("photometric", augmentation.photometric),
+        ("mixing", augmentation.mixing or None),
+    ):
+        if given is not None:
+            raise UserError(f"augmentation.{name}: 'augmentation.pipeline' is given, which says it all; leave one out.")
+    side = augmentation.crop_size or 256
+    found = import_here(augmentation.pipeline)
+    if isinstance(found, Pipeline):
+        return found if found.maximum is not None else replace(found, maximum=maximum)
+    own = found if isinstance(found, AlbumentationsTransform) else _compose(found, augmentation.pipeline, (side, side))
+    if augmentation.balance:
+        raise UserError(
+            "augmentation.balance: an albumentations pipeline chooses its crops itself, so that they cannot be centred on "
+            "classes; set it to 0."
+        )
+    return own
+
+
+def training_pipeline(augmentation: AugmentationConfig, channels: int, maximum: float) -> Pipeline:
+    """The preset at the crop size, with the zoom and the operations of the configuration where it gives them."""
+    side = augmentation.crop_size or 256
+    pipeline = preset(cast(Any, augmentation.preset or "none"), (side, side), channels=channels, maximum=maximum)
+    zoom = augmentation.scale
+    changes: dict[str, Any] = {"mixing": operations("mixing", augmentation.mixing, "augmentation.mixing")}
+    if zoom is not None:
+        changes["geometric"] = tuple(
+            replace(operation, zoom=zoom) if isinstance(operation, RandomCrop) else operation
+            for operation in pipeline.geometric
+        )
+    if augmentation.geometric is not None:
+        changes["geometric"] = operations("geometric", augmentation.geometric, "augmentation.geometric")
+    if augmentation.photometric is not None:
+        changes["photometric"] = operations("photometric", augmentation.photometric, "augmentation.photometric")
+    return replace(pipeline, **changes)
+
+
+def import_here(path: str) -> Any:
+    """The object at `module:name`, where the module may also be a file of the current working folder.
+
+    Raises:
+        UserError: as `import_object`; or no colon in `path`.
+    """
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise UserError(
+            f"augmentation.pipeline: expected 'module:name', such as 'my_augmentation:train', found '{path}'."
+        )
+    here = str(Path.cwd())
+    if here in sys.path or "" in sys.path:
+        return import_object(path)
+    # At the end, so that no file here hides an installed package; it stays, for processes that unpickle the pipeline.
+    sys.path.append(here)
+    return import_object(path)
+
+
+def _compose(found: Any, path: str, size: Size) -> AlbumentationsTransform:
+    # Asked of the module's own name: albumentations is never imported for it.
+    if not any(kind.__module__.partition(".")[0] == "albumentations" for kind in type(found).__mro__):
+        raise UserError(
+            f"augmentation.pipeline: '{path}' is a {type(found).__name__}; expected a nuriwake Pipeline or an "
+            "albumentations.Compose (the object itself, not a function or class)."
+        )
+    return from_albumentations(found, size=size)

@@ -1,0 +1,140 @@
+"""What augments: presets with changes, operations by name, the user's own pipeline; and drawing images by their classes."""
+
+import os
+import sys
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.sample import Sample
+from nuriwake.data.formats import open_data
+from nuriwake.engine.augmentation import training_augmentation
+from nuriwake.engine.config import AugmentationConfig, RunConfig, override, read_overrides
+from nuriwake.engine.facts import channel_statistics, full_brightness
+from nuriwake.engine.samples import IMAGENET, batches
+from nuriwake.engine.stream import DrawStream, Order
+from nuriwake.tasks import get_task
+from nuriwake.transforms.geometric import Elastic, HorizontalFlip, RandomCrop
+from nuriwake.transforms.mixing import CutMix
+from nuriwake.transforms.photometric import Gamma
+from nuriwake.transforms.pipeline import Pipeline
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+OWN = """
+import albumentations as A
+from nuriwake.transforms import Pipeline
+from nuriwake.transforms.geometric import CentralCrop
+
+ours = Pipeline((CentralCrop(),), (), (24, 24))
+theirs = A.Compose([A.RandomCrop(32, 32), A.HorizontalFlip(p=0.5)])
+neither = [1]
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    pytest.importorskip("albumentations")
+    (tmp_path / "my_augmentation.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "my_augmentation", raising=False)
+    yield tmp_path
+    sys.modules.pop("my_augmentation", None)
+
+
+def first(config: RunConfig, count=3):
+    data = open_data(config.data.path)
+    team = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"))
+    return list(islice(batches(config, data, get_task("semantic"), IMAGENET, team, start=0), count))
+
+
+def test_yaml_names_operations(tmp_path, tiny_config):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "augmentation:\n  geometric:\n  - random_crop: {zoom: [0.5, 2]}\n  - elastic: {strength: 0.1}\n  - horizontal_flip\n"
+        "  photometric: [gamma]\n  mixing:\n  - cut_mix: {probability: 1}\n"
+    )
+    config = tiny_config(read_overrides(file))
+    assert override(config, {}) == config
+    pipeline = training_augmentation(config.augmentation, 3, 255.0)
+    assert isinstance(pipeline, Pipeline)
+    assert pipeline.geometric == (RandomCrop(zoom=(0.5, 2.0)), Elastic(strength=0.1), HorizontalFlip())
+    assert (pipeline.photometric, pipeline.mixing) == ((Gamma(),), (CutMix(probability=1.0),))
+    one, again, other = first(config), first(config), first(override(config, {"seed": 1}))
+    for a, b, c in zip(one, again, other, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.targets, b.targets)
+        assert not torch.equal(a.images, c.images)
+    plain = first(override(config, {"augmentation.mixing": []}))
+    assert not torch.equal(plain[0].images, one[0].images)
+
+
+@pytest.mark.parametrize(("name", "side"), [("ours", 24), ("theirs", 32)])
+def test_a_pipeline_of_the_users_own(own, tiny_config, name, side):
+    config = tiny_config({"augmentation.pipeline": f"my_augmentation:{name}"})
+    (one,), (again,) = first(config, 1), first(config, 1)
+    assert one.images.shape == (4, 3, side, side)
+    assert torch.equal(one.images, again.images)
+    workers = override(config, {"data.workers": 1})
+    assert torch.equal(first(workers, 1)[0].images, one.images)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"pipeline": "my_augmentation:neither"},
+            "is a list; expected a nuriwake Pipeline or an albumentations.Compose",
+        ),
+        ({"pipeline": "my_augmentation:thers"}, "Did you mean 'theirs'"),
+        ({"pipeline": "my_augmentation"}, "expected 'module:name'"),
+        ({"pipeline": "no_such_module:x"}, "does not import"),
+        ({"pipeline": "my_augmentation:ours", "geometric": ("fit",)}, "augmentation.geometric: .* leave one out"),
+        ({"pipeline": "my_augmentation:theirs", "balance": 0.5}, "augmentation.balance: .* set it to 0"),
+        ({"geometric": ("elastc",)}, r"augmentation.geometric\[0\]: .*Did you mean 'elastic'"),
+    ],
+)
+def test_what_is_no_pipeline_is_said(own, fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        training_augmentation(AugmentationConfig("none", 32, **fields), 3, 255.0)
+
+
+def test_images_with_rare_classes_are_drawn_more_often(draw, tmp_path, tiny_config):
+    import cv2
+
+    folder = draw(tmp_path / "data", train=10)
+    for path in sorted((folder / "masks" / "train").iterdir())[1:]:
+        cv2.imwrite(str(path), np.zeros((40, 48), np.uint8))
+    config = tiny_config({"data.path": folder, "augmentation.balance_images": True, "augmentation.preset": "none"})
+    names = [name for batch in first(config, 60) for name in batch.names]
+    assert [name for batch in first(config, 60) for name in batch.names] == names
+    rare = sum(name.endswith("00") for name in names) / len(names)
+    assert 0.15 < rare < 0.3  # sqrt(0.55 / 0.1) = 2.3 times as often as each of the nine others
+    plain = [
+        name for batch in first(override(config, {"augmentation.balance_images": False}), 60) for name in batch.names
+    ]
+    assert sum(name.endswith("00") for name in plain) == len(plain) // 10
+
+
+def test_a_weighted_stream_begins_anywhere():
+    weights = np.array([1.0, 3.0, 1.0, 0.5])
+    whole = list(islice(DrawStream(Order(4, seed=2), start=0, weights=weights), 30))
+    assert list(islice(DrawStream(Order(4, seed=2), start=11, weights=weights), 19)) == whole[11:]
+
+
+def test_statistics_of_float_images():
+    image = np.linspace(-1000, 3000, 600, dtype=np.float32).reshape(20, 30, 1)
+    holes = image.copy()
+    holes[0, 0], holes[1, 1] = np.nan, np.inf
+    samples = [Sample(holes), Sample(image)]
+    assert full_brightness(samples, "float32") == 3000.0
+    assert full_brightness([Sample(image * 0)], "float32") == 1.0
+    values = np.concatenate([holes[np.isfinite(holes)], image.ravel()]) / 3000
+    (mean,), (deviation,) = channel_statistics(samples, 3000.0)
+    assert abs(mean - values.mean()) < 1e-4
+    assert abs(deviation - values.std()) < 1e-4
