@@ -124,7 +124,7 @@ class ExchangeModule(nn.Module):
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
         branches = [blocks(x) for blocks, x in zip(self.branches, branches, strict=True)]
-        return [self._fused(branches, target, paths.children()) for target, paths in enumerate(self.fuse_layers)]
+        return [self._fused(branches, target, paths) for target, paths in enumerate(self.fuse_layers)]  # pyright: ignore[reportArgumentType]
 
     def _fused(self, branches: list[Tensor], target: int, paths: Iterable[nn.Module]) -> Tensor:
         size = branches[target].shape[-2:]
