@@ -1,7 +1,7 @@
 """The public face: what `import nuriwake as nw` offers. Everything here is also reachable room by room."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from nuriwake.engine.run import Run, open_run
 from nuriwake.engine.train import train as train_run
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.settings import PredictSettings
+from nuriwake.metrics.metric import MetricSettings
 from nuriwake.recipes import build_config
 from nuriwake.tasks import get_task
 from nuriwake.weights.bundle import Bundle, find_bundle, load_predictor, read_bundle
@@ -117,7 +118,8 @@ def evaluate(
     data: str | Path,
     *,
     split: str = "val",
-    boundary: bool = False,
+    metrics: Sequence[str] = (),
+    tolerance: float = 1.0,
     settings: PredictSettings | None = None,
     device: str = "auto",
 ) -> Evaluation:
@@ -127,18 +129,21 @@ def evaluate(
         path: a run folder or a bundle file.
         data: as in `train`. Where the data have no splits, the one that the training made is made again.
         split: the name of the split.
-        boundary: boundary IoU as well.
+        metrics: further metrics: "surface" (HD95 in three definitions, NSD, average surface distance), "boundary".
+        tolerance: of the normalised surface Dice, in the unit of the data's spacing (pixels where they give none).
         settings: as in `load`.
 
     Raises:
-        UserError: no such bundle, data or split, or data with other classes than the model's.
+        UserError: no such bundle, data, split or metric, or data with other classes than the model's.
     """
     bundle = describe(path)
     share = bundle.config.get("data", {}).get("val_share", 0.2)
     found = open_data(data, val_share=share)
     records = found.records(split)
     task = get_task(bundle.task)
-    request = EvaluationRequest(task, task.headline_name(found.space, None), boundary=boundary)
+    request = EvaluationRequest(
+        task, task.headline_name(found.space, None), metrics=tuple(metrics), settings=MetricSettings(tolerance)
+    )
     predictor = load(path, device=device, settings=settings)
     with Bar(shown=True) as bar:
         return evaluate_predictor(

@@ -18,7 +18,10 @@ from nuriwake.core.lookup import did_you_mean, lookup
 from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.losses.criterion import PixelCriterion
 from nuriwake.losses.pixels import Mode
+from nuriwake.metrics.boundary_metric import BoundaryMetric
+from nuriwake.metrics.metric import Metric, MetricSettings
 from nuriwake.metrics.semantic import SemanticMetric, metric_names
+from nuriwake.metrics.surface_metric import SurfaceMetric
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
 
@@ -49,7 +52,8 @@ class Task:
         stack: the targets of a batch -> the tensors of truth that the criterion takes.
         crop: tensors of truth and a margin in pixels -> the same without the margin, for models that predict less.
         criteria: output type -> builder of the loss.
-        metric: label space -> the metric; `boundary` adds the costly boundary scores.
+        metric: label space -> the metric that every evaluation counts; the headline is one of its scores.
+        metrics: name -> builder of a further metric, counted when it is asked for.
         headline: label space -> the name of the score that chooses the best weights; higher is better.
         metric_names: label space -> the scores that may be the headline.
     """
@@ -59,7 +63,8 @@ class Task:
     stack: Callable[[Sequence[Target]], Tensor]
     crop: Callable[[Tensor, int], Tensor]
     criteria: Mapping[type, Callable[[LabelSpace, LossSettings], nn.Module]]
-    metric: Callable[..., SemanticMetric]
+    metric: Callable[[LabelSpace], Metric]
+    metrics: Mapping[str, Callable[[LabelSpace, MetricSettings], Metric]]
     headline: Callable[[LabelSpace], str]
     metric_names: Callable[[LabelSpace], tuple[str, ...]]
 
@@ -88,6 +93,15 @@ class Task:
         if asked is not None and asked not in names:
             raise UserError(f"evaluation.metric: there is no score '{asked}' here.{did_you_mean(asked, names)}")
         return asked or self.headline(space)
+
+    def build_metrics(self, space: LabelSpace, asked: Sequence[str], settings: MetricSettings) -> list[Metric]:
+        """The metric of every evaluation and those of `metrics` that are asked for, each once.
+
+        Raises:
+            UserError: there is no such metric (the nearest is named), or the settings do not do.
+        """
+        further = [lookup(name, self.metrics, "metric")(space, settings) for name in dict.fromkeys(asked)]
+        return [self.metric(space), *further]
 
 
 def get_task(name: str) -> Task:
@@ -145,6 +159,7 @@ TASKS: dict[str, Any] = {
         crop=crop_margin,
         criteria={PixelLogits: _pixel_criterion},
         metric=SemanticMetric,
+        metrics={"surface": SurfaceMetric.build, "boundary": BoundaryMetric.build},
         headline=_semantic_headline,
         metric_names=metric_names,
     ),

@@ -53,11 +53,11 @@ def test_a_run_learns_and_leaves_everything(tiny_config, disc_data):
 
 def test_several_classes(tiny_config, draw, tmp_path):
     data = draw(tmp_path / "three", classes=3)
-    run = train(tiny_config({"data.path": str(data), "evaluation.boundary": True}))
+    run = train(tiny_config({"data.path": str(data), "evaluation.metrics": ["boundary", "surface"]}))
     assert run.evaluation["metric"] == "mean_iou"
     assert run.evaluation["thresholds"] == []
     assert np.array(run.evaluation["confusion"]).shape == (3, 3)
-    assert "mean_boundary_iou" in run.scores
+    assert {"mean_boundary_iou", "hd95_pooled", "nsd_1"} <= set(run.scores)
 
 
 def test_accumulated_batches_equal_the_larger_batch(tiny_config, tmp_path):

@@ -168,23 +168,6 @@ def test_merge_equals_whole_and_the_state_travels():
     assert_same(first.total, whole.total)
 
 
-def test_equals_torchmetrics_hotcoco_and_skimage():
-    classification = pytest.importorskip("torchmetrics.functional.classification")
-    hotcoco = pytest.importorskip("hotcoco.semantic")
-    prediction, target = runs(np.random.default_rng(6), 60_000, 19)
-    prediction[prediction == 255] = 3  # the peers clip or refuse an unanswered pixel
-    found = count_pixels(prediction, target, classes=19).matrix
-    tensors = [torch.from_numpy(labels).long() for labels in (prediction, target)]
-    theirs = classification.multiclass_confusion_matrix(*tensors, num_classes=19, ignore_index=255)
-    np.testing.assert_array_equal(found, theirs.numpy())
-    evaluation = hotcoco.SemanticEval(19)
-    evaluation.update(target.reshape(200, 300), prediction.reshape(200, 300))
-    np.testing.assert_array_equal(found, np.asarray(evaluation.confusion()))
-    metrics = pytest.importorskip("skimage.metrics")
-    table = metrics.contingency_table(target.astype(int), prediction.astype(int), ignore_labels=[255]).toarray()
-    np.testing.assert_array_equal(found, table[:19, :19].astype(int))
-
-
 def test_real_masks(shared):
     from PIL import Image
 

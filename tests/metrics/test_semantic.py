@@ -5,16 +5,16 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.serial import to_plain
 from nuriwake.core.targets import SemanticMap
 from nuriwake.metrics.confusion import count_pixels
 from nuriwake.metrics.scores import semantic_scores
-from nuriwake.metrics.semantic import METRICS, SemanticMetric, metric_names
+from nuriwake.metrics.semantic import METRICS, Score, SemanticMetric, metric_names
 
 FOUR = LabelSpace(("sky", "road", "car", "tree"))
 BINARY = LabelSpace(("background", "cell"))
@@ -96,12 +96,19 @@ def test_a_prediction_of_ignore_is_wrong():
 
 def test_names_are_those_of_the_table():
     for space in (FOUR, BINARY, LAYERS):
-        for boundary in (False, True):
-            metric = SemanticMetric(space, boundary=boundary)
-            image = metric.update(*maps(space, 1))
-            assert tuple(image) == tuple(metric.compute()) == metric_names(space, boundary=boundary)
-            assert set(image) <= set(METRICS)
-    assert set(metric_names(BINARY, boundary=True)) == set(METRICS)
+        metric = SemanticMetric(space)
+        image = metric.update(*maps(space, 1))
+        assert tuple(image) == tuple(metric.compute()) == metric_names(space)
+        assert set(image) <= set(METRICS)
+    assert set(metric_names(BINARY)) == set(METRICS)
+
+
+def test_a_new_score_is_one_row(monkeypatch):
+    monkeypatch.setitem(METRICS, "worst_iou", Score("the lowest IoU", lambda scores: float(np.nanmin(scores.iou))))
+    metric = SemanticMetric(FOUR)
+    metric.update(*maps(FOUR, 1))
+    assert "worst_iou" in metric_names(FOUR)
+    assert metric.report().headline["worst_iou"] == metric.scores().iou.min()
 
 
 def test_dataset_mean_is_not_the_image_mean():
@@ -154,12 +161,12 @@ def test_multi_label_is_one_question_per_class():
 
 @pytest.mark.parametrize("space", [FOUR, BINARY, LAYERS])
 def test_merge_equals_whole(space):
-    whole, parts = SemanticMetric(space, boundary=True), [SemanticMetric(space, boundary=True) for _ in range(3)]
+    whole, parts = SemanticMetric(space), [SemanticMetric(space) for _ in range(3)]
     for seed in range(7):
         pair = maps(space, seed)
         whole.update(*pair)
         parts[seed % 3].update(*pair)
-    total = SemanticMetric(space, boundary=True)
+    total = SemanticMetric(space)
     total.load_sum([part.counts() for part in parts])
     parts[0].merge(parts[1])
     parts[0].merge(parts[2])
@@ -169,18 +176,18 @@ def test_merge_equals_whole(space):
 
 
 def test_all_ignore_scores_nothing_and_reports_null():
-    metric = SemanticMetric(BINARY, boundary=True)
+    metric = SemanticMetric(BINARY)
     target = SemanticMap(np.full((6, 6), IGNORE, np.uint8), BINARY)
     image = metric.update(SemanticMap(np.ones((6, 6), np.uint8), BINARY), target)
     assert all(math.isnan(value) for value in (*image.values(), *metric.compute().values()))
     report = metric.report()
-    assert set(report["headline"].values()) == {None}
-    assert report["ignored_pixels"] == 36
-    json.dumps(report, allow_nan=False)
+    assert set(report.headline.values()) == {None}
+    assert report.details["ignored_pixels"] == 36
+    json.dumps(to_plain(report), allow_nan=False)
 
 
 def test_nothing_counted_is_nan():
-    assert all(math.isnan(value) for value in SemanticMetric(FOUR, boundary=True).compute().values())
+    assert all(math.isnan(value) for value in SemanticMetric(BINARY).compute().values())
 
 
 def test_wrong_input():
@@ -190,28 +197,6 @@ def test_wrong_input():
     with pytest.raises(UserError, match="same size"):
         metric.update(maps(FOUR, 0, size=(5, 5))[0], maps(FOUR, 0)[1])
     with pytest.raises(UserError, match="do not merge"):
-        metric.merge(SemanticMetric(FOUR, boundary=True))
+        metric.merge(SemanticMetric(BINARY))
     with pytest.raises(UserError, match="another metric"):
         metric.load(SemanticMetric(BINARY).counts())
-
-
-def test_equals_torchmetrics_and_hotcoco():
-    functional = pytest.importorskip("torchmetrics.functional.classification")
-    hotcoco = pytest.importorskip("hotcoco.semantic")
-    metric, evaluation = SemanticMetric(FOUR), hotcoco.SemanticEval(4)
-    pairs = [maps(FOUR, seed) for seed in range(4)]
-    for prediction, target in pairs:
-        metric.update(prediction, target)
-        evaluation.update(target.labels, prediction.labels)
-    found, per_class = metric.compute(), metric.scores()
-    tensors = [torch.from_numpy(np.stack([pair[side].labels for pair in pairs])).long() for side in (0, 1)]
-    settings_ = {"num_classes": 4, "ignore_index": IGNORE, "average": "none"}
-    np.testing.assert_allclose(per_class.iou, functional.multiclass_jaccard_index(*tensors, **settings_), rtol=1e-6)
-    np.testing.assert_allclose(per_class.dice, functional.multiclass_f1_score(*tensors, **settings_), rtol=1e-6)
-    np.testing.assert_allclose(per_class.precision, functional.multiclass_precision(*tensors, **settings_), rtol=1e-6)
-    np.testing.assert_allclose(per_class.recall, functional.multiclass_recall(*tensors, **settings_), rtol=1e-6)
-    theirs = evaluation.report()["metrics"]
-    assert theirs["mIoU"] == pytest.approx(found["mean_iou"])
-    assert theirs["fwIoU"] == pytest.approx(found["frequency_weighted_iou"])
-    assert theirs["aAcc"] == pytest.approx(found["pixel_accuracy"])
-    assert theirs["mAcc"] == pytest.approx(found["mean_accuracy"])

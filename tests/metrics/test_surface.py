@@ -1,4 +1,4 @@
-"""Surface distances against all pairs of points, MONAI, scikit-image and DeepMind's package."""
+"""Surface distances against all pairs of points."""
 
 import math
 
@@ -111,51 +111,6 @@ def test_equals_all_pairs_of_points(seed, height, width, spacing):
     assert any(found("surface_weighted") == pytest.approx(value) for value in allowed)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_equals_monai(spacing):
-    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
-    generator = np.random.default_rng(8)
-    for _ in range(5):
-        prediction, target = blob(generator, (60, 70), 0.05), blob(generator, (60, 70))
-        tensors = [torch.from_numpy(mask)[None, None] for mask in (prediction, target)]
-        theirs = metrics.compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)
-        assert hausdorff_distance(prediction, target, spacing=spacing) == pytest.approx(theirs.item(), rel=1e-5)
-        plain = metrics.compute_hausdorff_distance(*tensors, include_background=True, spacing=spacing)
-        assert hausdorff_distance(prediction, target, percentile=100, spacing=spacing) == pytest.approx(
-            plain.item(), rel=1e-5
-        )
-        average = metrics.compute_average_surface_distance(
-            *tensors, include_background=True, symmetric=True, spacing=spacing
-        )
-        assert average_surface_distance(prediction, target, spacing=spacing) == pytest.approx(average.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_equals_deepmind(spacing):
-    package = pytest.importorskip("surface_distance")
-    generator = np.random.default_rng(9)
-    for _ in range(5):
-        prediction, target = blob(generator, (60, 70), 0.05), blob(generator, (60, 70))
-        theirs = package.compute_surface_distances(target, prediction, spacing)
-        ours = hausdorff_distance(prediction, target, definition="surface_weighted", spacing=spacing)
-        assert ours == pytest.approx(package.compute_robust_hausdorff(theirs, 95))
-        for tolerance in (0.0, 0.7, 2.0):
-            expected = package.compute_surface_dice_at_tolerance(theirs, tolerance)
-            assert normalised_surface_dice(prediction, target, tolerance=tolerance, spacing=spacing) == pytest.approx(
-                expected
-            )
-
-
-def test_equals_scikit_image():
-    metrics = pytest.importorskip("skimage.metrics")
-    generator = np.random.default_rng(10)
-    prediction, target = blob(generator, (40, 40), 0.05), blob(generator, (40, 40))
-    edges = [np.zeros((40, 40), bool) for _ in range(2)]
-    for edge, mask in zip(edges, (prediction, target), strict=True):
-        edge[tuple(np.array(edge_points(mask)).T)] = True
-    assert hausdorff_distance(prediction, target, percentile=100) == pytest.approx(metrics.hausdorff_distance(*edges))
-
-
 def test_two_squares_by_hand():
     target, prediction = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
     target[5:15, 5:15], prediction[5:15, 8:18] = True, True
@@ -226,19 +181,40 @@ def test_the_data_set_means_say_what_they_go_over():
     metric = SurfaceMetric(SPACE, tolerance=2.0)
     nothing = SemanticMap(np.zeros((30, 32), np.uint8), SPACE)
     image = metric.update(some_maps(0), some_maps(1), spacing=(2.0, 2.0))
-    assert set(image) == {"left", "right"}
-    assert set(image["left"]) == set(SURFACE_METRICS)
+    first = metric.per_class()
+    assert tuple(image) == metric.names == (*list(SURFACE_METRICS)[:-1], "nsd_2")
+    assert image["hd95_pooled"] == pytest.approx(np.mean([row.means["hd95_pooled"] for row in first.values()]))
     metric.update(nothing, some_maps(2))
     metric.update(some_maps(3), nothing)
     metric.update(nothing, nothing)
     left = metric.per_class()["left"]
     assert (left.images, left.missed, left.invented, left.absent) == (1, 1, 1, 1)
-    assert left.means["hd95_pooled"] == pytest.approx(image["left"]["hd95_pooled"])
-    assert left.means["nsd"] == pytest.approx(image["left"]["nsd"] / 3)
-    assert metric.compute()["hausdorff"] == pytest.approx(
-        (image["left"]["hausdorff"] + image["right"]["hausdorff"]) / 2
-    )
-    assert all(math.isnan(value) for value in SurfaceMetric(SPACE).compute().values())
+    assert left.means["hd95_pooled"] == first["left"].means["hd95_pooled"]
+    assert left.means["nsd_2"] == pytest.approx(first["left"].means["nsd_2"] / 3)
+    assert metric.compute()["hausdorff"] == pytest.approx(image["hausdorff"])
+    row = metric.report().per_class["left"]
+    assert (row["surface_images"], row["surface_missed"], row["surface_invented"]) == (1, 1, 1)
+    assert row["hausdorff"] == left.means["hausdorff"]
+
+
+def test_what_is_not_defined_is_none_in_the_report():
+    metric = SurfaceMetric(SPACE)
+    nothing = SemanticMap(np.zeros((30, 32), np.uint8), SPACE)
+    assert set(metric.report().headline.values()) == {None}
+    image = metric.update(nothing, some_maps(2))
+    assert math.isnan(image["hd95_directed_max"])
+    assert image["nsd_1"] == 0
+    report = metric.report()
+    assert report.headline["hd95_directed_max"] is None
+    assert report.per_class["left"]["average_surface_distance"] is None
+    assert "background" not in report.per_class
+
+
+def test_spacing_scales_the_distances():
+    near, far = SurfaceMetric(SPACE), SurfaceMetric(SPACE)
+    one = near.update(some_maps(0), some_maps(1))
+    three = far.update(some_maps(0), some_maps(1), spacing=(3.0, 3.0))
+    assert three["average_surface_distance"] == pytest.approx(3 * one["average_surface_distance"])
 
 
 def test_surface_metric_merges():
@@ -248,6 +224,8 @@ def test_surface_metric_merges():
             metric.update(some_maps(seed), some_maps(seed + 100))
     first.merge(second)
     assert first.compute() == pytest.approx(whole.compute())
+    with pytest.raises(UserError, match="another metric"):
+        first.load(SurfaceMetric(LabelSpace(("background", "left"))).counts())
     with pytest.raises(UserError, match="same tolerance"):
         first.merge(SurfaceMetric(SPACE, tolerance=2))
 
@@ -257,6 +235,8 @@ def test_ignored_pixels_belong_to_no_mask_and_layers_are_measured_one_by_one():
     target, prediction = np.zeros((20, 20, 2), np.uint8), np.zeros((20, 20, 2), np.uint8)
     target[4:10, 4:10, 1], prediction[4:10, 4:10, 1] = 1, 1
     target[15:, :, 1], prediction[15:, :, 1] = IGNORE, 1
-    image = SurfaceMetric(space).update(SemanticMap(prediction, space), SemanticMap(target, space))
-    assert image["lesion"]["hausdorff"] == 0
-    assert math.isnan(image["vessel"]["hausdorff"])
+    metric = SurfaceMetric(space)
+    metric.update(SemanticMap(prediction, space), SemanticMap(target, space))
+    found = metric.per_class()
+    assert found["lesion"].means["hausdorff"] == 0
+    assert math.isnan(found["vessel"].means["hausdorff"])

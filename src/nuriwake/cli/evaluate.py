@@ -2,10 +2,20 @@
 
 import json as json_format
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
 def evaluate(
-    run: Path, data: Path, *, split: str = "val", boundary: bool = False, device: str = "auto", json: bool = False
+    run: Path,
+    data: Path,
+    *,
+    split: str = "val",
+    metrics: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    tolerance: float = 1.0,
+    device: str = "auto",
+    json: bool = False,
 ) -> None:
     """Score a run or bundle on a split of a data set.
 
@@ -13,13 +23,14 @@ def evaluate(
         run: a run folder or a bundle file.
         data: a folder whose format is recognised, or a YAML file that describes the data.
         split: the name of the split.
-        boundary: boundary IoU as well (slower).
+        metrics: further ones: surface (HD95 in three definitions, NSD, average surface distance), boundary (boundary IoU).
+        tolerance: of the NSD, in the unit of the data's spacing (pixels where they give none).
         device: auto, cpu, cuda or cuda:N.
         json: print everything as one JSON object instead of tables.
     """
     from nuriwake.api import evaluate as evaluate_data
 
-    found = evaluate_data(run, data, split=split, boundary=boundary, device=device)
+    found = evaluate_data(run, data, split=split, metrics=metrics, tolerance=tolerance, device=device)
     if json:
         print(json_format.dumps(found.plain(), ensure_ascii=False, indent=1, allow_nan=False))
         return

@@ -14,6 +14,8 @@ from nuriwake.core.lookup import import_object
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+_BAND = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class SemanticMap:
@@ -106,8 +108,11 @@ def unknown_labels(labels: np.ndarray, highest: int) -> list[int]:
     # Adding 1 wraps IGNORE to 0: one cheap maximum settles the usual case, on the path of every training sample.
     if labels.size == 0 or int((labels + np.uint8(1)).max()) <= highest + 1:
         return []
-    counts = np.bincount(labels.ravel(), minlength=256)
-    return [value for value in np.flatnonzero(counts).tolist() if value > highest and value != IGNORE]
+    # bincount copies what it counts to int64: in bands, so that a map of 100 Mpx is no 800 MB on its way to an error.
+    flat, seen = labels.reshape(-1), np.zeros(256, bool)
+    for start in range(0, flat.size, _BAND):
+        seen |= np.bincount(flat[start : start + _BAND], minlength=256) > 0
+    return [value for value in np.flatnonzero(seen).tolist() if value > highest and value != IGNORE]
 
 
 def _some(values: list[int]) -> str:

@@ -152,13 +152,15 @@ class EvaluationConfig:
         every: steps between evaluations; None: chosen so that they cost about a tenth of the time.
         metric: what names the best weights; None: dice for binary data, mean_iou otherwise.
         early_stop: evaluations without improvement before the run ends; None never stops early.
-        boundary: boundary IoU as well, in the final evaluation.
+        metrics: further metrics of the final evaluation: surface (HD95, NSD, average surface distance), boundary.
+        tolerance: of the normalised surface Dice, in the unit of the data's spacing (pixels where they give none).
     """
 
     every: int | None = None
     metric: str | None = None
     early_stop: int | None = None
-    boundary: bool = False
+    metrics: tuple[str, ...] = ()
+    tolerance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ class RunConfig:
             ("augmentation.balance", self.augmentation.balance, 0, 1),
             ("evaluation.every", self.evaluation.every, 1, None),
             ("evaluation.early_stop", self.evaluation.early_stop, 1, None),
+            ("evaluation.tolerance", self.evaluation.tolerance, 0, None),
         ):
             _check_range(name, value, low, high)
 

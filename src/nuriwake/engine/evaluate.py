@@ -15,6 +15,7 @@ from nuriwake.data.dataset import DataSet, Record
 from nuriwake.engine.distribution import Team
 from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.thresholds import ThresholdHistogram
+from nuriwake.metrics.metric import MetricSettings, joined
 from nuriwake.tasks import Task
 
 ALONE = Team(0, 1, torch.device("cpu"))
@@ -84,14 +85,16 @@ class EvaluationRequest:
     Attributes:
         task: its metric and view of the truth.
         metric: the name of the headline score.
-        boundary: boundary scores as well.
+        metrics: further metrics, names of `Task.metrics`.
+        settings: what they are told.
         thresholds: look for the best thresholds in the same pass.
         team: the processes that share the images.
     """
 
     task: Task
     metric: str
-    boundary: bool = False
+    metrics: tuple[str, ...] = ()
+    settings: MetricSettings = field(default_factory=MetricSettings)
     thresholds: bool = False
     team: Team = ALONE
 
@@ -112,33 +115,35 @@ def evaluate(
         tick: called with the number of images done so far by this process.
 
     Raises:
-        UserError: no images, an image without truth, or other classes than the predictor's.
+        UserError: no images, an image without truth, other classes than the predictor's, or an unknown metric.
     """
     started = time.perf_counter()
     check_space(predictor, data)
     team = request.team
-    metric = request.task.metric(data.space, boundary=request.boundary)
+    metrics = request.task.build_metrics(data.space, request.metrics, request.settings)
     histogram = ThresholdHistogram(data.space) if request.thresholds else None
     images: list[tuple[int, ImageScore]] = []
     for index in range(team.rank, len(records), team.world):
         sample = (read or data.read)(records[index])
         truth = _truth(sample, request.task)
         prediction = predictor(sample.image, watch=_watch(histogram, truth))
-        scores = metric.update(prediction, truth)
-        images.append((index, ImageScore(sample.name, {name: _number(value) for name, value in scores.items()})))
+        found = [metric.update(prediction, truth, spacing=sample.spacing) for metric in metrics]
+        scores = {name: _number(value) for part in found for name, value in part.items()}
+        images.append((index, ImageScore(sample.name, scores)))
         if tick is not None:
             tick(len(images))
-    metric.load_sum(team.gather(metric.counts()))
-    found = _thresholds(histogram, team)
+    for metric in metrics:
+        metric.load_sum(team.gather(metric.counts()))
+    thresholds = _thresholds(histogram, team)
     every = sorted((item for part in team.gather(images) for item in part), key=lambda item: item[0])
-    report = metric.report()
+    report = joined([metric.report() for metric in metrics])
     return Evaluation(
         metric=request.metric,
-        scores=report["headline"],  # pyright: ignore[reportArgumentType]
-        per_class=report["per_class"],  # pyright: ignore[reportArgumentType]
-        confusion=report["confusion"],  # pyright: ignore[reportArgumentType]
+        scores=report.headline,
+        per_class=report.per_class,
+        confusion=report.details.get("confusion", []),
         images=tuple(image for _, image in every),
-        thresholds=found,
+        thresholds=thresholds,
         seconds=time.perf_counter() - started,
     )
 

@@ -34,7 +34,8 @@ FREE_FIELDS = frozenset(
         "device",
         "checkpoint_seconds",
         "licence",
-        "evaluation.boundary",
+        "evaluation.metrics",
+        "evaluation.tolerance",
     }
 )
 

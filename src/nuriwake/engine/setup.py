@@ -31,6 +31,7 @@ from nuriwake.engine.stream import steps_of
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.inference.settings import PredictSettings
+from nuriwake.metrics.metric import MetricSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.tasks import LossSettings, Task, get_task
@@ -94,11 +95,12 @@ class Job:
         )
 
     def request(self, *, final: bool = False) -> EvaluationRequest:
-        """How validation is done: thresholds are looked for on the way, boundaries only at the end."""
+        """How validation is done: thresholds are looked for on the way, further metrics only at the end."""
         return EvaluationRequest(
             self.task,
             self.config.evaluation.metric or "",
-            boundary=final and self.config.evaluation.boundary,
+            metrics=self.config.evaluation.metrics if final else (),
+            settings=MetricSettings(self.config.evaluation.tolerance),
             thresholds=not final and wants_thresholds(self.data),
             team=self.team,
         )
@@ -133,6 +135,8 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     config = team.from_leader(lambda: _checked_config(config, resume=resume))
     data = open_data(config.data.path, format=config.data.format, val_share=config.data.val_share)
     check_trainable(data, train=config.data.train, val=config.data.val)
+    evaluation = config.evaluation  # a misspelt name must not come to light at the end of the training
+    get_task(config.task).build_metrics(data.space, evaluation.metrics, MetricSettings(evaluation.tolerance))
     say = report if team.leader else _silent
     for note in data.notes:
         say(note)

@@ -10,6 +10,7 @@ the normalised surface Dice.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -17,10 +18,9 @@ import numpy as np
 from scipy import ndimage
 
 from nuriwake.core.errors import UserError
+from nuriwake.metrics.metric import Spacing
 
 Definition = Literal["directed_max", "pooled", "surface_weighted"]
-Spacing = tuple[float, float]
-"""Size of a pixel, (height, width), in the unit that distances come out in."""
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -37,6 +37,11 @@ class OutlineDistances:
     to_prediction: np.ndarray
     prediction_lengths: np.ndarray
     target_lengths: np.ndarray
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """(P + T,): both directions together."""
+        return np.concatenate([self.to_target, self.to_prediction])
 
 
 def hausdorff_distance(
@@ -58,23 +63,7 @@ def hausdorff_distance(
     Raises:
         UserError: wrong shapes, dtype, spacing, percentile or definition.
     """
-    if definition not in ("directed_max", "pooled", "surface_weighted"):
-        raise UserError(f"HD95 is defined as directed_max, pooled or surface_weighted, found '{definition}'.")
-    if not 0 < percentile <= 100:
-        raise UserError(f"The percentile of a Hausdorff distance is above 0 and at most 100, found {percentile}.")
-    empty = _empty(prediction, target, spacing)
-    if empty is not None:
-        return float("nan") if empty == "both" else float("inf")
-    if definition == "surface_weighted":
-        found = surfel_distances(prediction, target, spacing=spacing)
-        return max(
-            _weighted_percentile(found.to_target, found.prediction_lengths, percentile),
-            _weighted_percentile(found.to_prediction, found.target_lengths, percentile),
-        )
-    found = edge_distances(prediction, target, spacing=spacing)
-    if definition == "pooled":
-        return float(np.percentile(np.concatenate([found.to_target, found.to_prediction]), percentile))
-    return float(max(np.percentile(found.to_target, percentile), np.percentile(found.to_prediction, percentile)))
+    return Outlines(prediction, target, spacing=spacing).hausdorff(definition, percentile)
 
 
 def normalised_surface_dice(
@@ -84,15 +73,7 @@ def normalised_surface_dice(
 
     Lengths of line over surfels, as in DeepMind's surface-distance; masks (H, W) bool, `tolerance` in units of `spacing`.
     """
-    if tolerance < 0:
-        raise UserError(f"The tolerance of the normalised surface Dice must be at least 0, found {tolerance}.")
-    empty = _empty(prediction, target, spacing)
-    if empty is not None:
-        return float("nan") if empty == "both" else 0.0
-    found = surfel_distances(prediction, target, spacing=spacing)
-    close = found.prediction_lengths[found.to_target <= tolerance].sum()
-    close += found.target_lengths[found.to_prediction <= tolerance].sum()
-    return float(close / (found.prediction_lengths.sum() + found.target_lengths.sum()))
+    return Outlines(prediction, target, spacing=spacing).normalised_dice(tolerance)
 
 
 def average_surface_distance(prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing = (1.0, 1.0)) -> float:
@@ -100,11 +81,64 @@ def average_surface_distance(prediction: np.ndarray, target: np.ndarray, *, spac
 
     (sum of d(p, target) + sum of d(t, prediction)) / (P + T), as MONAI's `symmetric=True`; not the mean of the two means.
     """
-    empty = _empty(prediction, target, spacing)
-    if empty is not None:
-        return float("nan") if empty == "both" else float("inf")
-    found = edge_distances(prediction, target, spacing=spacing)
-    return float(np.concatenate([found.to_target, found.to_prediction]).mean())
+    return Outlines(prediction, target, spacing=spacing).average()
+
+
+class Outlines:
+    """Two masks (H, W) bool whose outlines are compared in several ways; what the ways share is computed once, when needed.
+
+    Raises:
+        UserError: wrong shapes, dtype or spacing.
+    """
+
+    def __init__(self, prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing = (1.0, 1.0)) -> None:
+        self._empty = _empty(prediction, target, spacing)
+        self._masks, self._spacing = (prediction, target), spacing
+
+    def hausdorff(self, definition: Definition, percentile: float) -> float:
+        """See `hausdorff_distance`."""
+        if definition not in ("directed_max", "pooled", "surface_weighted"):
+            raise UserError(f"HD95 is defined as directed_max, pooled or surface_weighted, found '{definition}'.")
+        if not 0 < percentile <= 100:
+            raise UserError(f"The percentile of a Hausdorff distance is above 0 and at most 100, found {percentile}.")
+        if self._empty is not None:
+            return self._undefined(float("inf"))
+        if definition == "surface_weighted":
+            found = self._surfels
+            return max(
+                _weighted_percentile(found.to_target, found.prediction_lengths, percentile),
+                _weighted_percentile(found.to_prediction, found.target_lengths, percentile),
+            )
+        if definition == "pooled":
+            return float(np.percentile(self._edges.pooled, percentile))
+        directions = (self._edges.to_target, self._edges.to_prediction)
+        return float(max(np.percentile(distances, percentile) for distances in directions))
+
+    def average(self) -> float:
+        """See `average_surface_distance`."""
+        return self._undefined(float("inf")) if self._empty is not None else float(self._edges.pooled.mean())
+
+    def normalised_dice(self, tolerance: float) -> float:
+        """See `normalised_surface_dice`."""
+        if tolerance < 0:
+            raise UserError(f"The tolerance of the normalised surface Dice must be at least 0, found {tolerance}.")
+        if self._empty is not None:
+            return self._undefined(0.0)
+        found = self._surfels
+        close = found.prediction_lengths[found.to_target <= tolerance].sum()
+        close += found.target_lengths[found.to_prediction <= tolerance].sum()
+        return float(close / (found.prediction_lengths.sum() + found.target_lengths.sum()))
+
+    @cached_property
+    def _edges(self) -> OutlineDistances:
+        return edge_distances(*self._masks, spacing=self._spacing)
+
+    @cached_property
+    def _surfels(self) -> OutlineDistances:
+        return surfel_distances(*self._masks, spacing=self._spacing)
+
+    def _undefined(self, one_empty: float) -> float:
+        return float("nan") if self._empty == "both" else one_empty
 
 
 def edge_distances(prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing) -> OutlineDistances:
