@@ -32,7 +32,7 @@ from nuriwake.engine.distribution import join_team
 from nuriwake.engine.optim import training_mode
 from nuriwake.engine.precision import cpu_features, fast_bf16
 from nuriwake.engine.setup import prepare_job
-from nuriwake.engine.train import _step
+from nuriwake.engine.step import take_step
 from nuriwake.engine.watch import Watch
 from nuriwake.models import build_model
 from nuriwake.models.outputs import fit_logits
@@ -63,7 +63,7 @@ def our_step(config: RunConfig, batch: Batch | None) -> Callable[[], None]:
     watch = Watch(patience=1)
 
     def step() -> None:
-        _step(job, batches, watch, 1e-3)
+        take_step(job, batches, watch, 1e-3)
         watch.means()
         job.position.step += 1
 

@@ -16,7 +16,7 @@ from nuriwake.models.outputs import PixelLogits
 
 
 class Tiny(Model):
-    input_multiple = 2
+    input_multiple = input_minimum = 2
 
     def __init__(self, in_channels: int, classes: int, *, norm: str = "group", dropout: float = 0.2) -> None:
         super().__init__()

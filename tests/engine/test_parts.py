@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import build_optimiser, freeze, parameter_groups, set_rate, training_mode
 from nuriwake.engine.precision import autocast, choose_precision
 from nuriwake.engine.schedule import Plan, rate_factor
+from nuriwake.engine.step import to_device
 from nuriwake.engine.stream import DrawStream, Order, steps_of
 from nuriwake.engine.watch import Watch
 from nuriwake.models import build_model
+from nuriwake.tasks import pixel_mass
 
 CPU = torch.device("cpu")
 
@@ -60,6 +63,15 @@ def test_a_budget_ends_inside_itself_whatever_the_noise():
         assert spent <= 0.1 * 120 + evaluation
 
 
+def test_a_budget_is_evaluated_less_in_its_first_half():
+    plan, found = Plan(budget=2400.0, evaluation_seconds=16.0), []
+    for hundredth in range(101):
+        if plan.evaluation_due(hundredth, hundredth / 100):
+            plan.evaluated = hundredth / 100
+            found.append(hundredth)
+    assert found == [25, 50, 63, 76, 89, 100]
+
+
 def test_progress_never_falls():
     plan = Plan(budget=100.0)
     before = plan.progress(1, 50.0)
@@ -86,7 +98,7 @@ def test_layer_decay_falls_from_the_output():
     scales = {}
     for group in parameter_groups(model, OptimConfig(layer_decay=0.5)):
         scales |= dict.fromkeys(group.names, group.scale)
-    stages = list(model.stages())
+    stages = [stage for stage in model.stages() if list(stage.parameters())]
     for depth, stage in enumerate(reversed(stages)):
         ids = {id(parameter) for parameter in stage.parameters()}
         assert {scales[name] for name, parameter in model.named_parameters() if id(parameter) in ids} == {0.5**depth}
@@ -241,6 +253,35 @@ def test_rare_classes_among_several_are_raised():
     assert choose(OPEN, even, MACHINE)[0].loss.class_weights == "none"
     binary = replace(FACTS, space=LabelSpace(("background", "cell")), class_pixels=(10_000_000, 10))
     assert choose(OPEN, binary, MACHINE)[0].loss.class_weights == "none"
+
+
+def test_class_weights_are_for_losses_per_pixel(monkeypatch):
+    import nuriwake.engine.choose as module
+
+    task = replace(module.get_task("semantic"), criteria={})
+    monkeypatch.setattr(module, "get_task", lambda name: task)
+    assert choose(OPEN, FACTS, MACHINE)[0].loss.class_weights is None
+
+
+def test_the_mass_of_a_truth_is_what_the_pixel_losses_divide_by():
+    truth = torch.tensor([[[0, 1, 255], [1, 1, 255]]])
+    assert pixel_mass(truth, None) == 4
+    assert pixel_mass(truth, torch.tensor([0.5, 2.0])) == 6.5
+    several = torch.tensor([[[[0, 1]], [[255, 1]], [[255, 255]]]], dtype=torch.uint8)
+    assert pixel_mass(several, None) == 3
+    assert pixel_mass(several, torch.tensor([1.0, 2.0, 4.0])) == 4
+
+
+def test_truth_of_any_shape_is_moved():
+    class Pair(NamedTuple):
+        boxes: torch.Tensor
+        names: tuple[str, ...]
+
+    truth = [Pair(torch.zeros(2, 4), ("a",)), {"masks": torch.zeros(1)}]
+    moved = to_device(truth, torch.device("meta"))
+    assert isinstance(moved[0], Pair)
+    assert moved[0].names == ("a",)
+    assert moved[0].boxes.device.type == moved[1]["masks"].device.type == "meta"
 
 
 def test_what_the_user_said_stays():

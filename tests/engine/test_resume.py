@@ -15,10 +15,10 @@ import torch
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.interrupts import Interrupted
-from nuriwake.engine.run import Run, holds_run, open_run
+from nuriwake.engine.run import Log, Run, holds_run, open_run, read_lines
 from nuriwake.engine.train import train
 
-STEPS = 120
+STEPS = 60
 
 # Forked from this process, which has run everything once: a start takes milliseconds instead of many seconds.
 FORK = multiprocessing.get_context("fork")
@@ -70,7 +70,7 @@ def assert_same_run(one: Run, other: Run) -> None:
 def test_killed_at_random_moments_ends_with_the_same_weights(tiny_config, tmp_path):
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # threads do not survive a fork
-    long = {"data.workers": 1, "optim.accumulation": 2, "checkpoint_seconds": 0.05, "evaluation.every": 17}
+    long = {"data.workers": 1, "optim.accumulation": 2, "checkpoint_seconds": 0.05, "evaluation.every": 13}
     train(tiny_config({**long, "steps": 1, "out": str(tmp_path / "warm")}))
     calm = tiny_config({**long, "steps": STEPS, "out": str(tmp_path / "calm")})
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tiny_config, tmp_pa
     killed = tiny_config({**long, "steps": STEPS, "out": str(tmp_path / "killed")})
     moments = random.Random(os.getpid())
     deaths: list[int] = []
-    for turn in range(6):
+    for turn in range(4):
         process = start(killed)
         if turn % 2:  # at any moment of the process, its start included
             process.join(moments.uniform(0.0, 0.3 * took))
@@ -91,7 +91,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tiny_config, tmp_pa
         process.join()
         deaths.append(saved_step(killed.out))
     assert finished(start(killed))
-    assert len({step for step in deaths if 0 < step < STEPS}) >= 2, deaths
+    assert any(0 < step < STEPS for step in deaths), deaths
     assert_same_run(Run(calm.out), Run(killed.out))
 
 
@@ -118,18 +118,42 @@ def test_checkpoints_change_nothing(tiny_config, tmp_path):
     assert_same_run(often, never)
 
 
+def test_a_run_that_went_back_does_not_depend_on_the_clock(tiny_config, tmp_path, monkeypatch):
+    import nuriwake.engine.train as loop
+
+    step = loop.take_step
+
+    def poisoned(job, batches, watch, rate):
+        if job.position.step == 8 and not job.position.retreats:
+            with torch.no_grad():
+                next(job.model.parameters()).fill_(torch.inf)
+        return step(job, batches, watch, rate)
+
+    monkeypatch.setattr(loop, "take_step", poisoned)
+    values = {"steps": 14, "evaluation.every": 3}
+    often = train(tiny_config({**values, "checkpoint_seconds": 0.0, "out": str(tmp_path / "often")}))
+    never = train(tiny_config({**values, "checkpoint_seconds": 1e9, "out": str(tmp_path / "never")}))
+    assert_same_run(often, never)
+    for run in (often, never):
+        steps = [line["step"] for line in run.history if line["kind"] == "evaluation"]
+        assert steps == [3, 6, 9, 12, 14]
+        (event,) = (line for line in run.history if line["kind"] == "event")
+        assert event["step"] == 6  # the evaluation before the failure
+        assert [line["step"] for line in run.history] == sorted(line["step"] for line in run.history)
+
+
 def test_sigterm_saves_and_leaves(tiny_config, monkeypatch):
     import nuriwake.engine.train as loop
 
     config = tiny_config({"steps": 12})
-    step = loop._step
+    step = loop.take_step
 
     def step_with_signal(job, batches, watch, rate):
         if job.position.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(job, batches, watch, rate)
 
-    monkeypatch.setattr(loop, "_step", step_with_signal)
+    monkeypatch.setattr(loop, "take_step", step_with_signal)
     with pytest.raises(Interrupted, match="stopped at step 6 and saved") as caught:
         train(config)
     assert caught.value.exit_code == 128 + signal.SIGTERM
@@ -148,9 +172,31 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(tiny_config):
         (run.folder / name).unlink()
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "train", "step": 999}) + "\n" + '{"kind": "cut')
+    left = run.folder / "checkpoints" / ".last-0a1b2c3d.pt"  # a SIGKILL inside save_checkpoint
+    left.write_bytes(b"half")
     again = train(config, resume=True)
     assert len(again.history) == lines
     assert again.finished
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 40, b'{"kind": "tr'])
+def test_a_history_that_a_power_cut_shortened_is_repaired(tmp_path, tail):
+    path = tmp_path / "metrics.jsonl"
+    whole = b'{"step": 1}\n{"step": 2}\n'
+    path.write_bytes(whole + tail)
+    log = Log(path, len(whole) + 40)
+    assert (log.length, log.lost) == (len(whole), 40)
+    log.write({"step": 3})
+    log.close()
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3]
+
+
+def test_a_damaged_line_of_the_history_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 of the history is damaged"):
+        read_lines(path)
 
 
 def test_resume_of_a_finished_run_changes_nothing(tiny_config):

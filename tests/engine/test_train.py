@@ -1,12 +1,8 @@
 """Whole runs of a second on a tiny data set."""
 
-import json
 import os
-import socket
-import subprocess
-import sys
+import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,19 +56,6 @@ def test_several_classes(tiny_config, draw, tmp_path):
     assert {"mean_boundary_iou", "hd95_pooled", "nsd_1"} <= set(run.scores)
 
 
-def test_accumulated_batches_equal_the_larger_batch(tiny_config, tmp_path):
-    plain = {
-        "model.options": {"norm": "none", "dropout": 0.0},
-        "loss.terms": "cross_entropy",
-        "augmentation.preset": "none",
-    }
-    # Crops inside the image only, so that no pixel is ignored and the mean of means is the mean.
-    one = train(tiny_config({**plain, "batch_size": 8, "out": str(tmp_path / "one")}))
-    two = train(tiny_config({**plain, "batch_size": 4, "optim.accumulation": 2, "out": str(tmp_path / "two")}))
-    for name, value in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], value, rtol=1e-5, atol=1e-6)
-
-
 def test_a_loss_that_is_not_finite_names_the_batch_and_goes_back_once(tiny_config, draw, tmp_path):
     import cv2
 
@@ -100,7 +83,7 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_goes_back_once(tiny_confi
 def test_a_passing_failure_is_survived_at_a_lower_rate(tiny_config, monkeypatch):
     import nuriwake.engine.train as loop
 
-    step, failed = loop._step, []
+    step, failed = loop.take_step, []
 
     def once(job, batches, watch, rate):
         if job.position.step == 3 and not failed:
@@ -111,24 +94,24 @@ def test_a_passing_failure_is_survived_at_a_lower_rate(tiny_config, monkeypatch)
             failed.append(rate)
         return step(job, batches, watch, rate)
 
-    monkeypatch.setattr(loop, "_step", once)
+    monkeypatch.setattr(loop, "take_step", once)
     run = train(tiny_config())
     assert run.finished
     assert failed[1] == pytest.approx(0.1 * failed[0])
 
 
 def test_clipping_limits_the_step(tiny_config, monkeypatch):
-    import nuriwake.engine.train as loop
+    import nuriwake.engine.step as steps
 
     norms = []
-    clip = loop._clip
+    clip = steps.clip
 
     def spy(job):
         before = clip(job)
         norms.append((float(before), float(torch.nn.utils.get_total_norm([p.grad for p in job.model.parameters()]))))
         return before
 
-    monkeypatch.setattr(loop, "_clip", spy)
+    monkeypatch.setattr(steps, "clip", spy)
     train(tiny_config({"optim.clip": 0.01}))
     assert all(before > 0.01 and after == pytest.approx(0.01, rel=1e-3) for before, after in norms)
 
@@ -209,49 +192,70 @@ def test_other_classes_than_the_model_are_refused(tiny_config, draw, tmp_path):
         )
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {models!r})
-import torch, yaml
-torch.set_num_threads(1)
-from pathlib import Path
-from nuriwake.core.serial import from_plain
-from nuriwake.engine.config import RunConfig
-from nuriwake.engine.train import train
-train(from_plain(RunConfig, yaml.safe_load(Path({config!r}).read_text())))
-"""
+def test_a_model_without_padding_gets_a_crop_it_takes(tiny_config):
+    options = {"model.name": "unet_valid", "model.options": {"width": 2}, "augmentation.crop_size": None, "steps": 2}
+    lines: list[str] = []
+    run = train(tiny_config(options), report=lines.append)
+    assert run.finished
+    assert run.config.augmentation.crop_size == 252  # 188 + 4 * 16, the first to show 64 pixels inside a margin of 92
+    assert any("crop_size = 252" in line and "grown from 64" in line for line in lines)
 
 
-def test_two_processes_equal_one(tiny_config, tiny_models, tmp_path):
-    """Without batch norm, dropout and ignored pixels, whose counts are per process."""
-    values = {
-        "model.options": {"norm": "group", "dropout": 0.0},
-        "loss.terms": "cross_entropy",
-        "augmentation.preset": "none",
-        "steps": 5,
-    }
-    one = train(tiny_config({**values, "out": str(tmp_path / "one")}))
-    config = tiny_config({**values, "out": str(tmp_path / "two")})
-    from nuriwake.core.serial import to_plain
+def test_a_crop_that_the_model_does_not_take_is_refused_and_leaves_nothing(tiny_config, tmp_path):
+    values = {"model.name": "unet_mobilenet_v2", "augmentation.crop_size": 300}
+    with pytest.raises(UserError, match=r"augmentation\.crop_size: .* 300 pixels; the next size is 320"):
+        train(tiny_config(values))
+    assert not (tmp_path / "run").exists()
 
-    (tmp_path / "two.yaml").write_text(json.dumps(to_plain(config)))
-    script = SCRIPT.format(models=str(tiny_models), config=str(tmp_path / "two.yaml"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in (0, 1)
-    ]
-    assert [process.wait(300) for process in processes] == [0, 0]
-    two = open_run(Path(config.out))
-    for name, value in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], value, rtol=1e-5, atol=1e-5)
-    assert two.scores == pytest.approx(one.scores, abs=1e-5)
-    assert [image["name"] for image in two.evaluation["images"]] == [
-        image["name"] for image in one.evaluation["images"]
-    ]
+
+def test_evaluations_read_an_image_once(tiny_config, monkeypatch):
+    import nuriwake.engine.setup as setup
+
+    read, seen = setup._read, []
+
+    def counted(data, records, index):
+        seen.append(index)
+        return read(data, records, index)
+
+    monkeypatch.setattr(setup, "_read", counted)
+    train(tiny_config({"evaluation.every": 2}))
+    assert sorted(seen) == [0, 1, 2]
+
+
+def test_the_truth_reaches_the_model(tiny_config, monkeypatch):
+    import tiny_model
+
+    seen = []
+
+    def forward_training(self, images, truth):
+        seen.append((images.shape[-2:], truth.shape[-2:], truth.dtype))
+        return self(images)
+
+    monkeypatch.setattr(tiny_model.Tiny, "forward_training", forward_training)
+    train(tiny_config({"steps": 2}))
+    assert seen == [((32, 32), (32, 32), torch.int64)] * 2
+
+
+def test_events_for_tensorboard(tiny_config):
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs TensorBoard: the extra 'tensorboard'"
+    )
+    run = train(tiny_config({"evaluation.every": 3}))
+    events = accumulators.EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/dice")] == [3, 6]
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6]
+
+
+@pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler: torch.compile on the CPU"
+)
+def test_compiled(tiny_config, tmp_path):
+    plain = {"steps": 2, "model.options": {"dropout": 0.0}, "optim.name": "sgd"}
+    compiled = train(tiny_config({**plain, "compile": True, "out": str(tmp_path / "compiled")}))
+    eager = train(tiny_config({**plain, "out": str(tmp_path / "eager")}))
+    for name, value in weights(eager).items():
+        torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(

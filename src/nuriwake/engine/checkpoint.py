@@ -1,6 +1,7 @@
 """Checkpoints: everything that moves during a run, written atomically and read without executing anything."""
 
 import pickle
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -64,6 +65,25 @@ def save_checkpoint(path: Path, position: Position, parts: Mapping[str, Any]) ->
         RunError: the disk is full or read-only.
     """
     write_torch(path, {"format": FORMAT, "position": asdict(position), **parts})
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give the content of `path` the name `other` as well; later writes to either name leave the other alone.
+
+    Raises:
+        RunError: the disk is full or read-only.
+    """
+    link = other.with_name(f".{other.stem}-link{other.suffix}")
+    try:
+        link.unlink(missing_ok=True)
+        try:
+            link.hardlink_to(path)
+            link.replace(other)
+        except OSError:  # some file systems have no links
+            with atomic_path(other) as temporary:
+                shutil.copyfile(path, temporary)
+    except OSError as error:
+        raise RunError(f"{other}: the checkpoint cannot be written ({error.strerror}); is the disk full?") from error
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[Position, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Sensible values for what the user left open, each with its reason in one line."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nuriwake.core.errors import UserError
@@ -9,10 +10,14 @@ from nuriwake.engine.config import RunConfig, flatten, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
+from nuriwake.models.base import Model
+from nuriwake.models.outputs import PixelLogits
 from nuriwake.tasks import get_task
 
 CACHE_MIB = 2048
 """Decoded images are kept when all of them fit into this."""
+
+_CROP = "augmentation.crop_size"
 
 IMBALANCE = 20
 """Pixels of the commonest over those of the rarest class from which class weights are chosen."""
@@ -43,9 +48,39 @@ def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[R
     _choose_batch(choices, data, machine)
     _choose_length(choices, data, machine)
     _choose_augmentation(choices, data)
-    _choose_class_weights(choices, data)
+    if PixelLogits in get_task(choices.config.task).criteria:
+        _choose_class_weights(choices, data)
     _check(choices.config, machine)
     return choices.config, choices.made
+
+
+def fit_crop(config: RunConfig, choices: Sequence[Choice], model: Model) -> tuple[RunConfig, list[Choice]]:
+    """Make the crop one that `model` takes: one that was chosen grows, with the model's margin around it.
+
+    Raises:
+        UserError: the user's own does not do; the next size that does is named.
+    """
+    side = config.augmentation.crop_size or 1
+    chosen = any(choice.field == _CROP for choice in choices)
+    fit = _fit_side(model, side + 2 * model.margin if chosen else side)
+    if fit == side:
+        return config, list(choices)
+    if not chosen:
+        raise UserError(f"{_CROP}: {config.model.name} does not take images of {side} pixels; the next size is {fit}.")
+    margin = f", with its margin of {model.margin}" if model.margin else ""
+    why = f"; grown from {side} to what the model takes{margin}"
+    grown = [
+        replace(choice, value=fit, reason=choice.reason + why) if choice.field == _CROP else choice
+        for choice in choices
+    ]
+    return override(config, {_CROP: fit}), grown
+
+
+def _fit_side(model: Model, side: int) -> int:
+    """The smallest acceptable side of a square from `side` on."""
+    while (fit := max(model.fit_size(side, side))) != side:
+        side = fit
+    return side
 
 
 def _choose_task(choices: _Choices, data: DataFacts) -> None:
@@ -69,13 +104,11 @@ def _choose_machine(choices: _Choices, data: DataFacts, machine: MachineFacts) -
     choices.offer("data.workers", workers, why)
     mib = data.decoded_bytes // 2**20 + 1
     copies = max(1, choices.config.data.workers or 0)
-    small = mib * copies <= CACHE_MIB
+    small = mib * copies + mib * data.val // data.train <= CACHE_MIB
     choices.offer(
         "data.cache_mib",
         mib if small else 0,
-        f"all training images fit decoded into {mib} MiB"
-        if small
-        else f"decoded, the images take {mib} MiB: too much to keep",
+        f"all images fit decoded into {mib} MiB" if small else f"decoded, the images take {mib} MiB: too much to keep",
     )
 
 
@@ -87,7 +120,7 @@ def _choose_crop(choices: _Choices, data: DataFacts) -> None:
         if side < longest
         else f"the images are larger; {longest} shows enough context"
     )
-    choices.offer("augmentation.crop_size", side, f"{why}, a multiple of 32")
+    choices.offer(_CROP, side, f"{why}, a multiple of 32")
 
 
 def _choose_batch(choices: _Choices, data: DataFacts, machine: MachineFacts) -> None:

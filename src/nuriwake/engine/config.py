@@ -14,6 +14,7 @@ import yaml
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.inference.settings import PredictSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DataConfig:
         val: the split that chooses the best weights and thresholds.
         val_share: the share of images held out when the data have no splits.
         workers: processes that read and augment; 0 does it in the training process.
-        cache_mib: decoded images kept in memory, in MiB per worker.
+        cache_mib: decoded images kept in memory, in MiB per worker, and at most as much again for validation.
     """
 
     path: Path
@@ -149,7 +150,8 @@ class EvaluationConfig:
     """When and how validation happens.
 
     Attributes:
-        every: steps between evaluations; None: chosen so that they cost about a tenth of the time.
+        every: steps between evaluations; None: chosen so that they cost at most about a tenth of the time, more of them in
+            the second half of a budget.
         metric: what names the best weights; None: dice for binary data, mean_iou otherwise.
         early_stop: evaluations without improvement before the run ends; None never stops early.
         metrics: further metrics of the final evaluation: surface (HD95, NSD, average surface distance), boundary.
@@ -170,6 +172,8 @@ class RunConfig:
     Attributes:
         data: where the images come from.
         out: the run folder.
+        predict: how the model is used, in validation and by the bundle: tiles, thresholds, post-processing. Thresholds left
+            out are looked for on the validation images, where the classes are yes-or-no questions.
         task: what is answered for an image.
         batch_size: images per batch, over all processes.
         epochs: passes over the training images; give one of `epochs`, `steps` and `budget`.
@@ -177,7 +181,7 @@ class RunConfig:
         budget: wall-clock time for everything until the bundle is written: "90s", "10m", "1h30m" or seconds.
         ema: highest decay of the weight average that is evaluated and kept; None keeps the plain weights.
         precision: of the arithmetic; auto takes bf16 where the machine computes it fast.
-        compile: torch.compile the model.
+        compile: torch.compile the model and its loss; needs a C++ compiler on the CPU.
         device: auto, cpu, cuda or cuda:N.
         seed: of weights, order and augmentation.
         checkpoint_seconds: the longest time that a killed run loses.
@@ -192,6 +196,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    predict: PredictSettings = field(default_factory=PredictSettings)
     task: str = "semantic"
     batch_size: int | None = None
     epochs: int | None = None

@@ -1,7 +1,12 @@
 """One process or several: torchrun's processes with gloo on the CPU and NCCL on GPUs.
 
-The processes of a run share its folder; rank 0 writes. Batch normalisation sees the images of its own process, except on
-GPUs, where it is synchronised; a run of several CPU processes equals the single-process run for models without it.
+The processes of a run share its folder; rank 0 writes. Several processes (and accumulated batches) take the step of one
+process on the same images, ignored pixels and class weights included, as far as the loss is a mean over pixels: every
+part counts by its share of the pixels. Two things see the images of their own process only, and differ from one process:
+- Batch normalisation on the CPU; on GPUs it is synchronised.
+- Losses that are ratios over the batch (Dice, Jaccard, Tversky and Lovasz) or pick pixels from it (hard-pixel mining):
+  they are averaged over the processes with the same shares.
+Hence a run goes on with as many processes as it was started with.
 """
 
 import os
@@ -49,6 +54,14 @@ class Team:
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.control)
         return tensor.tolist()
+
+    def total(self, value: float) -> float:
+        """The sum of `value` over the processes, everywhere the same."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.SUM, group=self.control)
+        return float(tensor)
 
     def gather(self, value: Value) -> list[Value]:
         """`value` of every process, in the order of ranks; everywhere."""

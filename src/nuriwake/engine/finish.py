@@ -8,12 +8,14 @@ from nuriwake.core.serial import to_plain
 from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.evaluate import Evaluation, evaluate
 from nuriwake.engine.setup import Job
-from nuriwake.inference.settings import PredictSettings
-from nuriwake.weights.bundle import Bundle, ModelSpec, save_bundle
+from nuriwake.weights.bundle import Bundle, ModelSpec, resolved_options, save_bundle
+from nuriwake.weights.licence import weights_licence
 
 
 def finish(job: Job) -> None:
     """Restore the best weights, evaluate them through the predictor with their thresholds, write bundle and evaluation.
+
+    The evaluation is in float32, as whoever loads the bundle will have it: its scores are those of the bundle.
 
     A run that is killed in here does it again when resumed: evaluation.json is written last.
 
@@ -26,10 +28,11 @@ def finish(job: Job) -> None:
         job.evaluated.load_state_dict(read_torch(job.run.last.parent / best.file, job.team.device)["weights"])
         thresholds = tuple(best.thresholds)
     records = job.data.records(job.config.data.val)
-    found = evaluate(job.predictor(thresholds), job.data, records, request=job.request(final=True))
+    predictor = job.predictor(thresholds, precision="float32")
+    found = evaluate(predictor, job.data, records, request=job.request(final=True), read=job.read_val)
     if not job.team.leader:
         return
-    found = replace(found, thresholds=thresholds)
+    found = replace(found, thresholds=predictor.settings.thresholds)
     try:
         save_bundle(job.run.bundle, _bundle(job, found), job.evaluated)
         write_json(
@@ -51,13 +54,13 @@ def _bundle(job: Job, found: Evaluation) -> Bundle:
             config.model.name,
             in_channels=job.data.channels,
             classes=job.task.channels(job.data.space),
-            options=config.model.options,
+            options=resolved_options(config.model.name, config.model.options),
         ),
         space=job.data.space,
         preprocessing=job.preprocessing,
-        settings=PredictSettings(thresholds=found.thresholds),
+        settings=replace(config.predict, thresholds=found.thresholds),
         metrics={"split": config.data.val, "images": len(found.images), **found.scores},
-        licence=config.licence,
+        licence=config.licence or weights_licence(config.model.name, config.model.backbone_weights),
         config=to_plain(config),
         notes=tuple(job.model.notes),
     )

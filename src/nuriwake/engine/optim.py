@@ -53,7 +53,7 @@ def parameter_groups(model: Model, config: OptimConfig) -> list[Group]:
     """The learning parameters by (scale of the rate, decay), in a fixed order.
 
     Parameters of one dimension (biases, norms) have no weight decay. The scale is `backbone_rate` inside the backbone,
-    times `layer_decay` per stage counted from the output.
+    times `layer_decay` per stage that has parameters, counted from the output.
     """
     scales = _scales(model, config)
     found: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
@@ -69,7 +69,7 @@ def parameter_groups(model: Model, config: OptimConfig) -> list[Group]:
 
 def _scales(model: Model, config: OptimConfig) -> dict[int, float]:
     scales = {id(parameter): 1.0 for parameter in model.parameters()}
-    stages = list(model.stages())
+    stages = [stage for stage in model.stages() if next(stage.parameters(), None) is not None]
     for depth, stage in enumerate(reversed(stages)):
         for parameter in stage.parameters():
             scales[id(parameter)] = config.layer_decay**depth

@@ -61,6 +61,12 @@ class Events:
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
 
+    def back_to(self, step: int) -> None:
+        """What was written from `step` on does not count any more."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = type(self._writer)(self._writer.log_dir, purge_step=step)
+
     def close(self) -> None:
         """Write what is left."""
         if self._writer is not None:

@@ -19,9 +19,16 @@ from nuriwake.viz.figures import save_figure
 from nuriwake.viz.history import history_figures
 from nuriwake.viz.plots import class_figure, confusion_figure
 from nuriwake.viz.report import Choice, Example, Headline, ReportData, write_report
+from nuriwake.weights.bundle import describe_bundle
 
 EXAMPLES = 6
 """Best and worst images shown, of each."""
+
+OTHERS = 5
+"""Headline scores shown beside the main one; evaluation.json has all."""
+
+FOREGROUND = ("dice", "iou", "precision", "recall", "image_dice")
+"""Shown first where there is such a thing."""
 
 CLASS_SCORES = ("iou", "dice", "precision", "recall")
 
@@ -34,7 +41,7 @@ def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
     return write_report(
         run.folder / "report.html",
         ReportData(
-            title=f"{config.model.name} on {config.data.path.name}",
+            title=f"{config.model.name} on {_name(config.data.path)}",
             space=space,
             summary=_summary(run),
             headlines=_headlines(evaluation),
@@ -47,7 +54,7 @@ def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
             best=_examples(evaluation, "best", data, config.data.val, predictor),
             worst=_examples(evaluation, "worst", data, config.data.val, predictor),
             environment=_environment(config.device),
-            licence=config.licence,
+            licence=describe_bundle(run.bundle).licence,
             notes=tuple(run.data["notes"]),
         ),
     )
@@ -71,6 +78,11 @@ def _space(run: Run) -> LabelSpace:
     return from_plain(LabelSpace, run.data["space"])
 
 
+def _name(path: Path) -> str:
+    """Of the data, whether a folder or the file that describes them."""
+    return path.stem if path.suffix in (".yaml", ".yml") else path.resolve().name
+
+
 def _summary(run: Run) -> str:
     data, config = run.data, run.config
     counts = ", ".join(f"{len(names)} {split}" for split, names in data["splits"].items())
@@ -84,7 +96,7 @@ def _summary(run: Run) -> str:
 def _headlines(evaluation: dict[str, Any]) -> tuple[Headline, ...]:
     scores: dict[str, float | None] = evaluation.get("scores", {})
     main = evaluation.get("metric")
-    ordered = sorted(scores, key=lambda name: name != main)
+    ordered = sorted(scores, key=lambda name: (name != main, name not in FOREGROUND))[: 1 + OTHERS]
     return tuple(
         Headline(name, "not defined" if value is None else f"{value:.4f}", "chooses the best weights" * (name == main))
         for name in ordered

@@ -4,9 +4,11 @@ config.yaml         the resolved configuration; its presence makes the folder a 
 choices.json        what was chosen, and why
 data.json           fingerprint, classes, names of the images of every split, preprocessing
 metrics.jsonl       one JSON object per line: {"kind": "train" | "evaluation" | "event", "step": ...}
-checkpoints/        last.pt and best-<step>.pt
+checkpoints/        last.pt, best-<step>.pt, and steady.pt: where the run goes back to when its loss is not finite
 bundle.safetensors  the bundle of the best weights
 evaluation.json     the final evaluation of that bundle: scores, classes, images
+plots/              the history and the scores as PNG
+report.html         all of it on one page
 tensorboard/        events, when TensorBoard is installed
 """
 
@@ -97,6 +99,11 @@ class Run:
         return self.folder / "checkpoints" / "last.pt"
 
     @property
+    def steady(self) -> Path:
+        """The checkpoint to which a run goes back; written at moments that the steps decide, not the clock."""
+        return self.folder / "checkpoints" / "steady.pt"
+
+    @property
     def finished(self) -> bool:
         """The final evaluation is written, which is the last thing a run does."""
         return (self.folder / "evaluation.json").is_file() and self.bundle.is_file()
@@ -173,17 +180,59 @@ def check_data(run: Run, fingerprint: str) -> None:
         )
 
 
+def check_world(run: Run, world: int) -> None:
+    """Raises UserError when the run was started with another number of processes."""
+    found = run.data.get("processes")
+    if found != world:
+        raise UserError(
+            f"{run.folder}: the run was started with {found} processes and cannot be resumed with {world}: the steps would "
+            "not be the same; start as many."
+        )
+
+
+def sweep(run: Run) -> None:
+    """Remove the temporary files that a killed process left in the folder of `run` (see `core.files.atomic_path`)."""
+    for pattern in _LEFT:
+        for path in run.folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+_LEFT = (
+    "checkpoints/.last-*.pt",
+    "checkpoints/.steady-*.pt",
+    "checkpoints/.best-*.pt",
+    ".bundle-*.safetensors",
+    ".evaluation-*.json",
+    ".report-*.html",
+)
+
+
 class Log:
-    """metrics.jsonl, opened for appending; `length` is what a checkpoint remembers."""
+    """metrics.jsonl, opened for appending.
+
+    Attributes:
+        length: what a checkpoint remembers.
+        lost: bytes that were missing or damaged when it was opened, for instance after a power cut.
+    """
 
     def __init__(self, path: Path, length: int) -> None:
         """Open `path` and cut it to `length` bytes, so that nothing of a lost future stays in it."""
+        self._path, self.length = path, 0
         try:
-            self._file: IO[bytes] = path.open("ab")
-            self._file.truncate(length)
+            self._file: IO[bytes] = path.open("a+b")
         except OSError as error:
             raise RunError(f"{path}: cannot be written ({error.strerror}).") from error
-        self._path, self.length = path, length
+        self.cut(length)
+        self.lost = length - self.length
+
+    def cut(self, length: int) -> None:
+        """Keep the whole lines among the first `length` bytes."""
+        try:
+            self._file.seek(0)
+            self.length = _sound(self._file.read(length))
+            self._file.truncate(self.length)
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written ({error.strerror}).") from error
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one JSON line."""
@@ -201,11 +250,31 @@ class Log:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a .jsonl file; [] when there is none."""
+    """The JSON objects of a .jsonl file; [] when there is none. Raises UserError naming a damaged line."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_bytes().split(b"\n")
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}: line {number} of the history is damaged; delete that line.") from error
+    return found
+
+
+def _sound(data: bytes) -> int:
+    """The bytes of `data` up to its first line that is cut off or no JSON object."""
+    length = 0
+    for line in data.splitlines(keepends=True):
+        try:
+            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            break
+        length += len(line)
+    return length
 
 
 def read_json(path: Path) -> Any:

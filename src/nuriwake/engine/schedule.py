@@ -38,6 +38,7 @@ class Plan:
         budget: seconds for everything.
         every: steps between evaluations; None: spread over the run by cost.
         evaluation_seconds: of the slowest evaluation so far, or an estimate.
+        final_cost: seconds of the final evaluation, in float32, relative to the others.
         evaluated: progress at the last evaluation.
         reached: the highest progress so far, which never falls.
     """
@@ -48,6 +49,7 @@ class Plan:
     evaluation_seconds: float = 0.0
     evaluated: float = 0.0
     reached: float = field(default=0.0)
+    final_cost: float = 1.0
 
     def progress(self, step: int, elapsed: float) -> float:
         """0..1 before step `step` (from 0) after `elapsed` seconds; 1 means that the run is over."""
@@ -61,7 +63,8 @@ class Plan:
     def reserve(self) -> float:
         """Seconds of the budget kept for the last evaluation, the final one, and the bundle and report."""
         assert self.budget is not None
-        return min(2.2 * self.evaluation_seconds + 1.0 + min(0.02 * self.budget, 20.0), 0.5 * self.budget)
+        evaluations = 1.1 * (1 + self.final_cost) * self.evaluation_seconds
+        return min(evaluations + 1.0 + min(0.02 * self.budget, 20.0), 0.5 * self.budget)
 
     def evaluation_due(self, step: int, progress: float) -> bool:
         """After `step` steps: is an evaluation due? The end of a run always is."""
@@ -74,7 +77,11 @@ class Plan:
 
     @property
     def gap(self) -> float:
-        """The least progress between two evaluations of a run that spreads them by cost."""
+        """The least progress between two evaluations of a run that spreads them by cost.
+
+        A budget is spent on steps rather: the weights of its first half are hardly ever the best.
+        """
         if self.budget is None:
             return 0.1
-        return max(0.1, self.evaluation_seconds / (EVALUATION_SHARE * self.budget))
+        usual = 0.25 if self.evaluated < 0.5 else 0.125
+        return max(usual, self.evaluation_seconds / (EVALUATION_SHARE * self.budget))

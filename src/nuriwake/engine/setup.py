@@ -1,36 +1,49 @@
 """Everything a run needs before its first step: data, model, loss, optimiser, folder."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from nuriwake.core.sample import Sample
 from nuriwake.core.serial import from_plain, to_plain
-from nuriwake.data.batching import Batch
-from nuriwake.data.dataset import DataSet
+from nuriwake.data.batching import Batch, CachedRead
+from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
 from nuriwake.data.trainable import check_trainable
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
-from nuriwake.engine.choose import choose
+from nuriwake.engine.choose import choose, fit_crop
 from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team, synchronise_norms
 from nuriwake.engine.ema import Average
 from nuriwake.engine.evaluate import EvaluationRequest, wants_thresholds
 from nuriwake.engine.facts import DataFacts, data_facts, machine_facts
+from nuriwake.engine.network import Step
 from nuriwake.engine.optim import build_optimiser, freeze
 from nuriwake.engine.precision import autocast, loss_scaler
-from nuriwake.engine.run import Choice, Run, check_data, check_free, create_run, open_run, resumed_config
+from nuriwake.engine.run import (
+    Choice,
+    Run,
+    check_data,
+    check_free,
+    check_world,
+    create_run,
+    open_run,
+    resumed_config,
+    sweep,
+)
 from nuriwake.engine.samples import batches, class_weight_tensor, training_preprocessing
 from nuriwake.engine.schedule import Plan
 from nuriwake.engine.stream import steps_of
+from nuriwake.engine.view import viewed
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.preprocessing import Preprocessing
-from nuriwake.inference.settings import PredictSettings
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
@@ -45,7 +58,10 @@ class Job:
     """A run, ready to step.
 
     Attributes:
-        network: `model`, compiled and wrapped for several processes as configured; what forward goes through.
+        network: images, truth -> named terms: `Step` over `model` and the loss, compiled and wrapped for several processes as
+            configured.
+        class_weights: of the loss, on the CPU.
+        read_val: index -> validation sample; what it decoded is kept as that of the training images is.
         evaluated: the weights that are evaluated and kept: the average, or the model itself.
     """
 
@@ -58,7 +74,8 @@ class Job:
     model: Model
     network: nn.Module
     frozen: list[nn.Module]
-    criterion: nn.Module
+    class_weights: torch.Tensor | None
+    read_val: Callable[[int], Sample]
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Average | None
@@ -83,15 +100,20 @@ class Job:
         """The arithmetic of forward and loss."""
         return autocast(self.config.precision, self.team.device)
 
-    def predictor(self, thresholds: tuple[float, ...] = ()) -> Predictor:
-        """The one path from image to prediction, over the evaluated weights."""
+    def predictor(self, thresholds: tuple[float, ...] = (), *, precision: Precision | None = None) -> Predictor:
+        """The one path from image to prediction, over the evaluated weights; `precision` None takes the run's.
+
+        `thresholds` count where the configuration has none.
+        """
+        settings = self.config.predict
         return Predictor(
             self.evaluated,
             space=self.data.space,
             preprocessing=self.preprocessing,
-            settings=PredictSettings(thresholds=thresholds),
+            task=self.task.name,
+            settings=replace(settings, thresholds=settings.thresholds or thresholds),
             device=self.team.device,
-            precision=PREDICTOR_PRECISION[self.config.precision],
+            precision=precision or PREDICTOR_PRECISION[self.config.precision],
         )
 
     def request(self, *, final: bool = False) -> EvaluationRequest:
@@ -101,7 +123,7 @@ class Job:
             self.config.evaluation.metric or "",
             metrics=self.config.evaluation.metrics if final else (),
             settings=MetricSettings(self.config.evaluation.tolerance),
-            thresholds=not final and wants_thresholds(self.data),
+            thresholds=not (final or self.config.predict.thresholds) and wants_thresholds(self.data),
             team=self.team,
         )
 
@@ -134,7 +156,9 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     """
     config = team.from_leader(lambda: _checked_config(config, resume=resume))
     data = open_data(config.data.path, format=config.data.format, val_share=config.data.val_share)
+    data = viewed(data, get_task(config.task))
     check_trainable(data, train=config.data.train, val=config.data.val)
+    config.predict.check(data.space)
     evaluation = config.evaluation  # a misspelt name must not come to light at the end of the training
     get_task(config.task).build_metrics(data.space, evaluation.metrics, MetricSettings(evaluation.tolerance))
     say = report if team.leader else _silent
@@ -145,6 +169,7 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     if resume:
         run = open_run(config.out)
         check_data(run, data.fingerprint())
+        check_world(run, team.world)
         preprocessing = from_plain(Preprocessing, run.data["preprocessing"])
     else:
         facts = data_facts(data, config.data.path, train=config.data.train, val=config.data.val)
@@ -152,13 +177,18 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         preprocessing = training_preprocessing(data, facts)
         # A mistake in it is said before there is a run folder.
         training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
-        for choice in choices:
-            say(f"{choice.field} = {choice.value}: {choice.reason}")
-    job = _build(config, team, data, preprocessing, report=say)
+    torch.manual_seed(config.seed)
+    model = _model(config, data)
+    config, choices = fit_crop(config, choices, model)
+    for line in (*(f"{choice.field} = {choice.value}: {choice.reason}" for choice in choices), *model.notes):
+        say(line)
+    job = _build(config, team, data, preprocessing, model=model, report=say)
     if not resume:
         description = _description(job, facts)
         team.from_leader(lambda: create_run(config, choices=choices, data=description) and None)
-    elif job.run.last.is_file():
+        return job
+    team.from_leader(lambda: sweep(job.run))
+    if job.run.last.is_file():
         job.restore(job.run.last)
         say(f"resuming at step {job.position.step}")
     return job
@@ -171,26 +201,30 @@ def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
     return config
 
 
-def _build(config: RunConfig, team: Team, data: DataSet, preprocessing: Preprocessing, *, report: Report) -> Job:
-    task = get_task(config.task)
-    torch.manual_seed(config.seed)
-    model = build_model(
+def _model(config: RunConfig, data: DataSet) -> Model:
+    return build_model(
         config.model.name,
         in_channels=data.channels,
-        classes=task.channels(data.space),
+        classes=get_task(config.task).channels(data.space),
         options=config.model.options,
         backbone_weights=config.model.backbone_weights,
     )
-    for note in model.notes:
-        report(note)
+
+
+def _build(
+    config: RunConfig, team: Team, data: DataSet, preprocessing: Preprocessing, *, model: Model, report: Report
+) -> Job:
+    task = get_task(config.task)
     model = model.to(team.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     frozen = freeze(model, config.optim.freeze)
     average = None if config.ema is None else Average(model, config.ema)
     model = synchronise_norms(model, team)
     weights = class_weight_tensor(config, data)
     settings = LossSettings(config.loss.terms, config.loss.options, weights, config.loss.auxiliary_weight)
-    criterion = task.criterion(model, data.space, settings).to(team.device)
-    network = team.wrap(torch.compile(model) if config.compile else model)  # pyright: ignore[reportArgumentType]
+    step = Step(model, task.criterion(model, data.space, settings).to(team.device))
+    network = team.wrap(torch.compile(step) if config.compile else step)  # pyright: ignore[reportArgumentType]
+    read = partial(_read, data, data.records(config.data.val))
+    budget = (config.data.cache_mib or 0) * 2**20
     return Job(
         config=config,
         team=team,
@@ -201,7 +235,8 @@ def _build(config: RunConfig, team: Team, data: DataSet, preprocessing: Preproce
         model=model,
         network=network,
         frozen=frozen,
-        criterion=criterion,
+        class_weights=weights,
+        read_val=CachedRead(read, budget) if budget else read,
         optimiser=build_optimiser(model, config.optim, team.device),
         scaler=loss_scaler(config.precision, team.device),
         average=average,
@@ -216,7 +251,9 @@ def _plan(config: RunConfig, count: int) -> Plan:
     if config.epochs is not None:
         images = (config.batch_size or 1) * config.optim.accumulation
         steps = steps_of(config.epochs, count=count, images_per_step=images)
-    return Plan(steps=steps, budget=config.budget_seconds, every=config.evaluation.every)
+    # bf16 on a CPU takes 1 / 2.3 of the time of the float32 in which the run is finished.
+    cost = 1.0 if config.precision == "fp32" else 2.3
+    return Plan(steps=steps, budget=config.budget_seconds, every=config.evaluation.every, final_cost=cost)
 
 
 def _description(job: Job, facts: DataFacts | None) -> dict[str, Any]:
@@ -230,9 +267,14 @@ def _description(job: Job, facts: DataFacts | None) -> dict[str, Any]:
         "splits": {split: [record.name for record in records] for split, records in data.splits.items()},
         "preprocessing": to_plain(job.preprocessing),
         "facts": to_plain(facts),
+        "processes": job.team.world,
         "parameters": sum(parameter.numel() for parameter in job.model.parameters()),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _read(data: DataSet, records: Sequence[Record], index: int) -> Sample:
+    return data.read(records[index])
 
 
 def _silent(line: str) -> None:

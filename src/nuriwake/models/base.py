@@ -1,6 +1,7 @@
 """What every model promises. The only base class of the room; architectures derive from it directly."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,15 @@ class Model(nn.Module):
                 f"{type(self).__name__} does not take images of {height}x{width} pixels (height x width); "
                 f"pad them to {fit[0]}x{fit[1]} (the method fit_size says so for any size)."
             )
+
+    def forward_training(self, images: Tensor, truth: Any) -> Any:
+        """The output from which the loss is taken: `forward(images)`, unless the truth takes part in making it.
+
+        Args:
+            images: as in `forward`.
+            truth: what the task's `stack` made, on the images' device; for those that choose their regions by it.
+        """
+        return self(images)
 
     def stages(self) -> Sequence[nn.Module]:
         """The modules from the input to the output, every parameter in exactly one: the order for layer-wise rate decay."""
