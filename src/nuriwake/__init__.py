@@ -16,7 +16,7 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 
 if TYPE_CHECKING:
-    from nuriwake.api import describe, evaluate, load, open_data, open_run, train
+    from nuriwake.api import describe, evaluate, load, open_data, open_run, read_checkpoint, train
     from nuriwake.inference.predictor import Predictor
     from nuriwake.inference.settings import PredictSettings
 
@@ -30,13 +30,14 @@ _LATE = {
     "describe": "nuriwake.api",
     "open_data": "nuriwake.api",
     "open_run": "nuriwake.api",
+    "read_checkpoint": "nuriwake.api",
     "Predictor": "nuriwake.inference.predictor",
     "PredictSettings": "nuriwake.inference.settings",
 }
 
 __all__ = [
     "IGNORE", "LabelSpace", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap", "UserError",
-    "describe", "evaluate", "load", "open_data", "open_run", "train",
+    "describe", "evaluate", "load", "open_data", "open_run", "read_checkpoint", "train",
 ]  # fmt: skip
 
 

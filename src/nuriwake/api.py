@@ -113,6 +113,32 @@ def load(
     return load_predictor(path, device=device, precision=precision, settings=settings, read=read_image)
 
 
+def read_checkpoint(
+    path: str | Path,
+    *,
+    architecture: str | None = None,
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+) -> Predictor:
+    """A predictor from published weights of another library; `.model` is the torch module. `nuriwake import` keeps it.
+
+    Args:
+        path: a file (torchvision, smp, mm*, HRNet, semseg, Detectron2's zoo, textbook U-Net), or a folder with config.json.
+        architecture: the model or family, where the arrays alone could mean several.
+        classes: names in the order of the labels; None takes those told or of the well-known data set.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: damaged, unsafe, of no known source, or arrays missing, extra or misshapen, by name.
+    """
+    from nuriwake.weights.checkpoint import predictor_of
+    from nuriwake.weights.checkpoint import read_checkpoint as read
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return predictor_of(read(path, architecture=architecture, classes=classes), device=device, read=read_image)
+
+
 def evaluate(
     path: str | Path,
     data: str | Path,
@@ -162,7 +188,7 @@ def describe(path: str | Path) -> Bundle:
 
 __all__ = [
     "DEFAULT_MODEL", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
-    "configure", "describe", "evaluate", "load", "open_data", "open_run", "read_overrides", "train", "train_config",
+    "configure", "describe", "evaluate", "load", "open_data", "open_run", "read_checkpoint", "read_overrides", "train", "train_config",
 ]  # fmt: skip
 
 

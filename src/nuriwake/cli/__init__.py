@@ -3,6 +3,7 @@
 import errno
 import sys
 from importlib.metadata import version
+from keyword import iskeyword
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
@@ -19,14 +20,15 @@ VERBS = {
     "train": "Train a model on a folder of images and masks.",
     "evaluate": "Score a run or bundle on a split of a data set.",
     "predict": "Predict images: label PNG, overlay, predictions.json.",
+    "import": "Turn published weights of another library into a bundle.",
     "plot": "Draw a run's history, classes, confusion matrix and report.",
     "models": "List the models there are.",
     "demo-data": "Draw a small data set to try everything on.",
 }
-"""Verb -> help; the verb `some-verb` is the function `some_verb` in the file of that name."""
+"""Verb -> help; the verb `some-verb` is the function `some_verb` in the file of that name; `import`, a keyword, `import_`."""
 
 for verb, summary in VERBS.items():
-    function = verb.replace("-", "_")
+    function = verb.replace("-", "_") + "_" * iskeyword(verb)
     app.command(f"nuriwake.cli.{function}:{function}", name=verb, help=summary)
 
 

@@ -3,12 +3,16 @@
 import torch
 
 
-def models(begins_with: str = "") -> None:
+def models(begins_with: str = "", *, weights: bool = False) -> None:
     """List the models: parameters for 3 channels and 2 classes, and the licence of their published backbone weights.
 
     Args:
         begins_with: only names that begin so.
+        weights: list the published segmentation weights that `nuriwake import NAME` fetches instead.
     """
+    if weights:
+        _print_weights(begins_with)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -31,3 +35,21 @@ def models(begins_with: str = "") -> None:
     console.print(
         f"Also {families}, with a backbone of ours ({', '.join(BACKBONES)}) or any of timm's with feature maps."
     )
+
+
+def _print_weights(begins_with: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from nuriwake.weights.catalogue import WEIGHTS
+
+    table = Table("weights", "MB", "score", "licence", "sha256", "address", box=None, pad_edge=False)
+    for name, item in WEIGHTS.items():
+        if name.startswith(begins_with):
+            licence = item.licence if item.commercial else f"{item.licence} (--accept-license)"
+            table.add_row(name, f"{item.megabytes:.0f}", item.score, licence, item.sha256 or "-", item.address)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=400)
+    console.print(table)
+    console.print("nuriwake import NAME --out bundle.safetensors fetches one; other files are imported by their path.")

@@ -37,8 +37,10 @@ class UNet(Model):
         width: channels of the first level; every level has twice those of the one above.
         depth: how often the resolution is halved.
         bias: convolutions with bias (of no use before a batch norm, but published files have it).
-        upsampling: "transposed" (2x2, halves the channels) or "bilinear" (no weights; the deepest level is as wide as the
-            one above, and decoder blocks narrow in two steps).
+        upsampling: "transposed" (2x2, halves the channels), "bilinear" (no weights; the deepest level is as wide as the
+            one above, and decoder blocks narrow in two steps) or "convolution" (bilinear with half-pixel centres, then a
+            1x1 convolution with batch norm and ReLU that halves the channels: mmsegmentation's).
+        refine_channels: of a 3x3 convolution with batch norm and ReLU before the last one; 0 for none.
         dropout: share of the deepest map's channels dropped while training.
     """
 
@@ -50,7 +52,8 @@ class UNet(Model):
         width: int = 64,
         depth: int = 4,
         bias: bool = True,
-        upsampling: Literal["transposed", "bilinear"] = "transposed",
+        upsampling: Literal["transposed", "bilinear", "convolution"] = "transposed",
+        refine_channels: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -69,16 +72,15 @@ class UNet(Model):
         belows = skips if bilinear else [2 * skip for skip in skips]
         outputs = [*skips[1:], skips[-1]] if bilinear else skips
         self.upsamplings = nn.ModuleList(
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-            if bilinear
-            else nn.ConvTranspose2d(below, skip, 2, stride=2)
-            for below, skip in zip(belows, skips, strict=True)
+            _upsampling(upsampling, below, skip) for below, skip in zip(belows, skips, strict=True)
         )
         self.decoder = nn.ModuleList(
             DoubleConvolution(2 * skip, output, hidden=skip, bias=bias)
             for skip, output in zip(skips, outputs, strict=True)
         )
-        self.head = nn.Conv2d(outputs[-1], classes, 1)
+        last = outputs[-1]
+        self.refine = _unit(last, refine_channels, 3) if refine_channels else nn.Identity()
+        self.head = nn.Conv2d(refine_channels or last, classes, 1)
         initialise(self)
         initialise_head(self.head)
 
@@ -94,11 +96,29 @@ class UNet(Model):
         for upsampling, level in zip(self.upsamplings, self.decoder, strict=True):
             skip = skips.pop()
             x = level(torch.cat([skip, pad_to(upsampling(x), skip)], dim=1))
-        return PixelLogits(self.head(x))
+        return PixelLogits(self.head(self.refine(x)))
 
     def stages(self) -> list[nn.Module]:
         up = [module for pair in zip(self.upsamplings, self.decoder, strict=True) for module in pair]
-        return [*self.encoder, *up, self.head]
+        return [*self.encoder, *up, self.refine, self.head]
+
+
+def _upsampling(kind: str, below: int, skip: int) -> nn.Module:
+    """(B, below, h, w) -> (B, skip, 2h, 2w); "bilinear" leaves the channels as they are."""
+    if kind == "transposed":
+        return nn.ConvTranspose2d(below, skip, 2, stride=2)
+    if kind == "bilinear":
+        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), *_unit(below, skip, 1))
+
+
+def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
 
 
 def pad_to(x: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,38 @@
+"""`nuriwake import`."""
+
+from pathlib import Path
+
+
+def import_(
+    checkpoint: str,
+    *,
+    out: Path,
+    architecture: str | None = None,
+    classes: Path | None = None,
+    accept_license: bool = False,
+) -> None:
+    """Turn published weights of another library into a bundle; nothing in the file is executed.
+
+    Args:
+        checkpoint: a file (.pth, .pt, .bin, .ckpt, .pkl, .safetensors), a folder with config.json, or a name
+            of `nuriwake models --weights`, which is fetched.
+        out: the bundle to write (*.safetensors).
+        architecture: the model or family, where the arrays alone could mean several.
+        classes: a file with the class names, one a line or a JSON list; label 0 first.
+        accept_license: consent to the licence of weights that forbid commercial use.
+    """
+    from nuriwake.core.errors import UserError
+    from nuriwake.weights.catalogue import WEIGHTS, fetch_weights
+    from nuriwake.weights.checkpoint import read_checkpoint
+    from nuriwake.weights.class_lists import read_class_names
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: a bundle's name ends in .safetensors.")
+    names = None if classes is None else read_class_names(classes)
+    path = Path(checkpoint)
+    if checkpoint in WEIGHTS and not path.exists():
+        path = fetch_weights(checkpoint, accept_license=accept_license)
+    imported = read_checkpoint(path, architecture=architecture, classes=names)
+    imported.save(out)
+    print("\n".join(imported.lines()))
+    print(f"{checkpoint} -> {out}")

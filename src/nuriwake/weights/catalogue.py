@@ -1,0 +1,110 @@
+"""Published segmentation weights that can be fetched by name: where, how large, what they score, and under which licence."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.lookup import did_you_mean
+from nuriwake.weights.download import cache_folder, fetch
+from nuriwake.weights.published.segformer import LICENCE as SEGFORMER_LICENCE
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published checkpoint.
+
+    Attributes:
+        address: of the file, or of the folder that holds `files`.
+        megabytes: about how much is fetched.
+        licence: of the weights.
+        score: the headline score with its data set, and where that is stated.
+        commercial: False when the licence forbids commercial use; fetching then needs consent.
+        sha256: the checksum, or its beginning, where the publisher states one; empty otherwise.
+        files: names in the folder `address`; empty when `address` is the file itself.
+    """
+
+    address: str
+    megabytes: float
+    licence: str
+    score: str
+    commercial: bool = field(default=True, kw_only=True)
+    sha256: str = field(default="", kw_only=True)
+    files: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+def _torchvision(file: str, megabytes: float, miou: float) -> Weights:
+    return Weights(
+        f"https://download.pytorch.org/models/{file}",
+        megabytes,
+        "BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own",
+        f"mIoU {miou} on COCO val2017, the 20 classes of VOC (torchvision's documentation)",
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+    )
+
+
+def _segformer(name: str, megabytes: float, miou: float) -> Weights:
+    data = "ADE20K" if "-ade-" in name else "Cityscapes"
+    return Weights(
+        f"https://huggingface.co/nvidia/{name}/resolve/main",
+        megabytes,
+        SEGFORMER_LICENCE,
+        f"mIoU {miou} on {data} val, single scale (arXiv:2105.15203)",
+        commercial=False,
+        files=("config.json", "preprocessor_config.json", "pytorch_model.bin"),
+    )
+
+
+_SIZES = (
+    (15, 37.4, 76.2),
+    (55, 42.2, 78.5),
+    (110, 46.5, 81.0),
+    (189, 49.4, 81.7),
+    (256, 50.3, 82.3),
+    (339, 51.0, 82.4),
+)
+_ADE20K_SIDES = (512, 512, 512, 512, 512, 640)
+
+WEIGHTS: dict[str, Weights] = {
+    "torchvision/deeplabv3_resnet50": _torchvision("deeplabv3_resnet50_coco-cd0a2569.pth", 160.5, 66.4),
+    "torchvision/deeplabv3_resnet101": _torchvision("deeplabv3_resnet101_coco-586e9e4e.pth", 233.2, 67.4),
+    "torchvision/deeplabv3_mobilenet_v3_large": _torchvision("deeplabv3_mobilenet_v3_large-fc3c493d.pth", 42.3, 60.3),
+    **{
+        f"nvidia/segformer_b{size}_ade20k": _segformer(
+            f"segformer-b{size}-finetuned-ade-{side}-{side}", megabytes, score
+        )
+        for size, (side, (megabytes, score, _)) in enumerate(zip(_ADE20K_SIDES, _SIZES, strict=True))
+    },
+    **{
+        f"nvidia/segformer_b{size}_cityscapes": _segformer(
+            f"segformer-b{size}-finetuned-cityscapes-1024-1024", megabytes, score
+        )
+        for size, (megabytes, _, score) in enumerate(_SIZES)
+    },
+}
+"""Name -> published weights. Hosts that are gone (mmsegmentation's) are not in it: give those files yourself."""
+
+
+def fetch_weights(name: str, *, accept_license: bool = False, folder: Path | None = None) -> Path:
+    """The local file or folder of the published weights `name`, fetched into the cache when it is not there yet.
+
+    Args:
+        accept_license: consent to a licence that forbids commercial use.
+        folder: the cache; None takes `cache_folder()`.
+
+    Raises:
+        UserError: no such name, or consent is missing; the message holds the licence.
+        RunError: no network, or what came is not what was promised; the message says how to give a file.
+    """
+    if name not in WEIGHTS:
+        raise UserError(f"There are no published weights named '{name}'.{did_you_mean(name, WEIGHTS)}")
+    weights = WEIGHTS[name]
+    if not weights.commercial and not accept_license:
+        raise UserError(
+            f"The weights '{name}' forbid commercial use ({weights.licence}); repeat with --accept-license if you accept that."
+        )
+    root = (folder or cache_folder()) / name
+    if not weights.files:
+        return fetch(weights.address, root / weights.address.rpartition("/")[2], sha256=weights.sha256)
+    for file in weights.files:
+        fetch(f"{weights.address}/{file}", root / file)
+    return root

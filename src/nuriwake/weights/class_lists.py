@@ -1,0 +1,85 @@
+"""Names of the classes of well-known data sets, in the order of the labels that published weights were trained on."""
+
+import json
+from pathlib import Path
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+
+_VOC = """background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
+pottedplant sheep sofa train tvmonitor"""
+
+_CITYSCAPES = """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person,
+rider, car, truck, bus, train, motorcycle, bicycle"""
+
+_ADE20K = """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
+table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair, seat,
+fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, chest of drawers, counter, sand,
+sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table, pillow, screen door, stairway,
+river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench, countertop, stove, palm, kitchen island,
+computer, swivel chair, boat, bar, arcade machine, hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight,
+booth, television receiver, airplane, dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster,
+stage, van, ship, fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent,
+bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen,
+blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board,
+shower, radiator, glass, clock, flag"""
+
+_COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie,
+suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket,
+bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut,
+cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
+toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"""
+
+_COCO_STUFF = """things, banner, blanket, bridge, cardboard, counter, curtain, door-stuff, floor-wood, flower, fruit, gravel,
+house, light, mirror-stuff, net, pillow, platform, playingfield, railroad, river, road, roof, sand, sea, shelf, snow, stairs,
+tent, towel, wall-brick, wall-stone, wall-tile, wall-wood, water-other, window-blind, window-other, tree-merged, fence-merged,
+ceiling-merged, sky-other-merged, cabinet-merged, table-merged, floor-other-merged, pavement-merged, mountain-merged,
+grass-merged, dirt-merged, paper-merged, food-other-merged, building-other-merged, rock-merged, wall-other-merged,
+rug-merged"""
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.replace("\n", " ").split(","))
+
+
+CLASS_LISTS: dict[tuple[str, int], tuple[str, ...]] = {
+    ("voc", 21): tuple(_VOC.split()),
+    ("cityscapes", 19): _split(_CITYSCAPES),
+    ("ade20k", 150): _split(_ADE20K),
+    ("coco", 80): _split(_COCO),
+    ("coco", 54): _split(_COCO_STUFF),
+}
+"""(data set, number of classes) -> names. COCO's 54 are its 53 kinds of stuff behind one class for all things."""
+
+TITLES = {"voc": "Pascal VOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "coco": "COCO"}
+"""What the data sets are called."""
+
+
+def unnamed(channels: int) -> LabelSpace:
+    """The space of a model with `channels` outputs whose classes nobody named."""
+    if channels == 1:
+        return LabelSpace(("background", "foreground"))
+    return LabelSpace(tuple(f"class_{label}" for label in range(channels)))
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """The class names in a text file (one a line, the first is label 0) or a JSON list.
+
+    Raises:
+        UserError: no such file, or no list of names.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the class list cannot be read ({error}).") from error
+    if path.suffix != ".json":
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: the class list is no JSON ({error}).") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: a class list in JSON is a list of names, found {type(names).__name__}.")
+    return tuple(names)

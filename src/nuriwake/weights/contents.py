@@ -1,0 +1,182 @@
+"""What is in a published file or folder: the arrays by name, and what lies beside them. Nothing in it is executed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nuriwake.core.errors import UserError
+from nuriwake.models.state import CONTAINERS, listed
+from nuriwake.weights.pickles import read_pickle
+
+FOREIGN = (
+    "meta", "message_hub", "optimizer", "optimizers", "optimizer_states", "param_schedulers", "scheduler", "lr_scheduler",
+    "lr_schedulers", "callbacks", "loops", "hyper_parameters", "args", "config", "cfg", "opt", "scaler", "amp",
+)  # fmt: skip
+"""Top-level entries in which training programs keep objects of their own; those come back as placeholders, unread."""
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The weights in a folder, the first that is there; beside them lies `config.json`."""
+
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+_LOSS = "loss."
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A published checkpoint as its file has it.
+
+    Attributes:
+        file: where the arrays come from.
+        arrays: {published key: tensor}, wrappers and the prefixes of training programs taken off.
+        others: {key among the arrays: what stands there that is no array}.
+        config: `config.json`; empty when there is none.
+        processor: `preprocessor_config.json` of transformers; empty when there is none.
+        names: of the classes, where the file or `config.json` tells them.
+        beside: entries of the file beside the arrays (`meta`, `optimizer`), which are not used.
+    """
+
+    file: Path
+    arrays: Mapping[str, Tensor]
+    others: Mapping[str, str] = field(default_factory=dict[str, str])
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    processor: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    names: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{published key: shape}."""
+        return {key: tuple(item.shape) for key, item in self.arrays.items()}
+
+
+def read_contents(path: str | Path) -> Contents:
+    """The checkpoint in the file or folder `path`.
+
+    Raises:
+        UserError: none there; cut off or damaged; a pickle that wants more than arrays; no named arrays.
+    """
+    path = Path(path)
+    file = _find(path)
+    beside = file.parent if file.name in HUB_FILES else None
+    config = _json(beside, "config.json")
+    processor = _json(beside, "preprocessor_config.json")
+    if _is_safetensors(file):
+        arrays = _read_safetensors(file)
+        return Contents(file, _bare(arrays), {}, config, processor, _config_names(config))
+    loaded = read_pickle(file, placeholders_under=FOREIGN)
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise UserError(f"{file}: holds no named arrays; expected a state dict, found {_kind(loaded)}.")
+    key = next((key for key in CONTAINERS if isinstance(loaded.get(key), Mapping)), None)
+    state = loaded if key is None else loaded[key]
+    rest = () if key is None else tuple(str(name) for name in loaded if name != key)
+    arrays = {str(name): found for name, item in state.items() if (found := _tensor(item)) is not None}
+    others = {str(name): _kind(item) for name, item in state.items() if _tensor(item) is None}
+    if not arrays:
+        raise UserError(f"{file}: holds no named arrays; found {listed(others)}.")
+    names = _meta_names(loaded.get("meta")) or _config_names(config)
+    return Contents(file, _bare(arrays), others, config, processor, names, rest)
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such file or folder.")
+    for name in HUB_FILES:
+        if (path / name).is_file():
+            return path / name
+    shards = sorted(path.glob("*.index.json"))
+    if shards:
+        raise UserError(f"{path}: the weights are cut into several files ({shards[0].name}); join them into one first.")
+    raise UserError(f"{path}: this folder has neither {' nor '.join(HUB_FILES)}; give the file itself.")
+
+
+def _is_safetensors(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return file.suffix == ".safetensors" or stream.read(9)[8:] == b"{"
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as stream:
+            if "nuriwake" in (stream.metadata() or {}):
+                raise UserError(f"{file}: this is a bundle of nuriwake already; use it as it is.")
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{file}: no readable safetensors file; it is cut off, damaged or of another format ({error})."
+        ) from error
+
+
+def _json(folder: Path | None, name: str) -> Mapping[str, Any]:
+    if folder is None or not (folder / name).is_file():
+        return {}
+    try:
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder / name}: no readable JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{folder / name}: expected a mapping, found {_kind(value)}.")
+    return value
+
+
+def _bare(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that wrappers put before every key; a loss of theirs keeps its own."""
+    found = dict(arrays)
+    while True:
+        prefix = next((item for item in _PREFIXES if _wrapped(found, item)), None)
+        if prefix is None:
+            return found
+        found = {key.removeprefix(prefix): item for key, item in found.items()}
+
+
+def _wrapped(arrays: Mapping[str, Tensor], prefix: str) -> bool:
+    own = [key for key in arrays if not key.startswith(_LOSS)]
+    return bool(own) and all(key.startswith(prefix) for key in own)
+
+
+def _tensor(item: Any) -> Tensor | None:
+    return torch.from_numpy(item) if isinstance(item, np.ndarray) else item if isinstance(item, Tensor) else None
+
+
+def _meta_names(meta: Any) -> tuple[str, ...]:
+    """mm*: `meta["CLASSES"]`, and `meta["dataset_meta"]["classes"]` since its version 1."""
+    if not isinstance(meta, Mapping):
+        return ()
+    newer = meta.get("dataset_meta")
+    names = newer.get("classes", newer.get("CLASSES")) if isinstance(newer, Mapping) else meta.get("CLASSES")
+    return _texts(names)
+
+
+def _config_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """transformers: `id2label`, where it says more than LABEL_0, LABEL_1, ..."""
+    names = config.get("id2label")
+    if not isinstance(names, Mapping) or set(names) != {str(label) for label in range(len(names))}:
+        return ()
+    found = _texts([names[str(label)] for label in range(len(names))])
+    return () if all(name == f"LABEL_{label}" for label, name in enumerate(found)) else found
+
+
+def _texts(names: Any) -> tuple[str, ...]:
+    """`names` as stripped texts, each once ("door", "door (2)"); none when they are anything else."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    found: list[str] = []
+    for name in (str(each).strip() for each in names):
+        same = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found.append(f"{name} ({same + 1})" if name in found else name)
+    return tuple(found)
+
+
+def _kind(value: Any) -> str:
+    return "an empty dict" if value == {} else f"a value of type {type(value).__name__}"

@@ -1,0 +1,158 @@
+"""Which published source and architecture a checkpoint is of, from the names and shapes of its arrays."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.lookup import did_you_mean
+from nuriwake.models import build_model
+from nuriwake.models.state import Misfit, listed
+from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.contents import Contents
+from nuriwake.weights.published.base import Published
+from nuriwake.weights.sources import all_sources, title
+
+
+class Fit(NamedTuple):
+    """Published arrays under our names.
+
+    Attributes:
+        arrays: {our key: tensor}, cut and turned as we keep them.
+        left_out: {published key: why}.
+        misfit: how the arrays differ from the model's; missing ones under our names, the others under the published.
+    """
+
+    arrays: dict[str, Tensor]
+    left_out: dict[str, str]
+    misfit: Misfit
+
+
+def recognise(contents: Contents, architecture: str | None = None) -> tuple[Published, ModelSpec]:
+    """The only source that knows `contents`, and the model for it.
+
+    Args:
+        architecture: a key of `MODELS` or a family: only sources of it count, and the arrays must be of it.
+
+    Raises:
+        UserError: no source fits (says what was looked for and the nearest), several do, or the arrays do not say enough.
+    """
+    sources = _candidates(architecture)
+    found = [source for source in sources if source.recognise(contents.shapes)]
+    if not found:
+        raise UserError(_unknown(contents, sources))
+    if len(found) > 1:
+        names = " and ".join(title(source) for source in found)
+        raise UserError(
+            f"{contents.file}: the arrays could be of {names}; say which architecture it is with --architecture."
+        )
+    spec = spec_of(found[0], contents)
+    if architecture is not None and architecture not in (found[0].architecture, spec.name):
+        raise UserError(f"{contents.file}: the arrays are of '{spec.name}', not of '{architecture}'.")
+    return found[0], spec
+
+
+def spec_of(source: Published, contents: Contents) -> ModelSpec:
+    """How to build the model for `contents`. Raises UserError that names the file and what the arrays lack."""
+    try:
+        return source.spec(contents.shapes, contents.config)
+    except KeyError as error:
+        raise UserError(f"{contents.file}: recognised as {title(source)}, but the array {error} is missing.") from error
+    except (IndexError, ValueError, TypeError, AttributeError) as error:
+        why = (
+            str(error) if isinstance(error, UserError) else f"an array has another shape than its name asks ({error})."
+        )
+        raise UserError(f"{contents.file}: recognised as {title(source)}. {why}") from error
+
+
+def fit(source: Published, spec: ModelSpec, contents: Contents) -> Fit:
+    """The arrays of `contents` as the model of `spec` wants them: `arrange`, `rename`, `transform`, in this order."""
+    with torch.device("meta"):
+        model = build_model(spec.name, in_channels=spec.in_channels, classes=spec.classes, options=spec.options)
+    expected = {key: tuple(item.shape) for key, item in model.state_dict().items()}
+    arrays: dict[str, Tensor] = {}
+    left_out = {key: why for key in contents.others if (why := source.why_left_out(key))}
+    unexpected = [f"{key} ({kind})" for key, kind in contents.others.items() if key not in left_out]
+    misshapen: list[str] = []
+    for key, item in _arranged(source, contents.arrays).items():
+        own = source.rename(key)
+        if own is None:
+            left_out[key] = source.why_left_out(key) or "not used"
+        elif own not in expected or own in arrays:
+            unexpected.append(key)
+        else:
+            arrays[own] = item = _transformed(source, own, item)
+            if tuple(item.shape) != expected[own]:
+                misshapen.append(f"{key} (expected {_size(expected[own])}, found {_size(tuple(item.shape))})")
+    missing = [key for key in expected if key not in arrays and not key.endswith("num_batches_tracked")]
+    return Fit(arrays, left_out, Misfit(tuple(missing), tuple(unexpected), tuple(misshapen)))
+
+
+def _candidates(architecture: str | None) -> list[Published]:
+    """The sources of `architecture`; a complete name ("hrnet_ocr_w48") stands for the longest architecture it begins with."""
+    sources = all_sources()
+    if architecture is None:
+        return list(sources)
+    known = dict.fromkeys(source.architecture for source in sources)
+    family = max((name for name in known if f"{architecture}_".startswith(f"{name}_")), key=len, default=None)
+    if family is None:
+        raise UserError(
+            f"No published checkpoints of an architecture '{architecture}' can be read.{did_you_mean(architecture, known)}"
+        )
+    return [source for source in sources if source.architecture == family]
+
+
+def _arranged(source: Published, arrays: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if source.arrange is None:
+        return arrays
+    try:
+        return source.arrange(arrays)
+    except (LookupError, RuntimeError, ValueError):
+        return arrays  # arrays that cannot be cut or joined: strict fitting names what is wrong with them
+
+
+def _transformed(source: Published, own: str, item: Tensor) -> Tensor:
+    if source.transform is None:
+        return item
+    try:
+        return source.transform(own, item)
+    except (LookupError, RuntimeError, ValueError):
+        return item  # of another shape: strict fitting says so
+
+
+def _unknown(contents: Contents, sources: list[Published]) -> str:
+    looked = ", ".join(dict.fromkeys(title(source) for source in sources))
+    text = (
+        f"{contents.file}: its {len(contents.arrays)} arrays ({listed(contents.arrays)}) are of no published checkpoint that "
+        f"can be read; looked for: {looked}."
+    )
+    best = max(sources, key=lambda source: _likeness(source, contents))
+    if _likeness(best, contents) < 0.1:
+        return text
+    return f"{text} The nearest is {title(best)}{_difference(best, contents)}."
+
+
+def _difference(source: Published, contents: Contents) -> str:
+    """How `contents` differs from a checkpoint of `source`; empty where that cannot be told."""
+    try:
+        spec = source.spec(contents.shapes, contents.config)
+        return f": {fit(source, spec, contents).misfit}"
+    except KeyError as error:
+        return f", but the array {error} is missing"
+    except (IndexError, ValueError, TypeError, AttributeError):
+        return ""
+
+
+def _likeness(source: Published, contents: Contents) -> float:
+    """The share of the arrays that the source's rules know; those that keep their name (smp's encoder) count half."""
+    known = 0.0
+    for key in contents.arrays:
+        own = source.rename(key)
+        known += 0.5 if own == key and own.startswith("encoder.") else own not in (None, key, f"published.{key}")
+    return known / max(len(contents.arrays), 1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
