@@ -10,7 +10,7 @@ import pytest
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import to_plain
-from nuriwake.core.targets import SemanticMap, unknown_labels
+from nuriwake.core.targets import SemanticMap
 from nuriwake.metrics.boundary import BoundaryIoU
 from nuriwake.metrics.boundary_metric import BoundaryMetric
 from nuriwake.metrics.metric import MetricReport, MetricSettings, joined, summed
@@ -103,10 +103,3 @@ def test_sums_keep_whole_numbers_whole():
 def test_builders_travel_to_other_processes():
     build = pickle.loads(pickle.dumps(SurfaceMetric.build))
     assert build(BINARY, MetricSettings()).classes == (1,)
-
-
-def test_unknown_labels_of_a_large_map_are_found_in_every_band():
-    labels = np.zeros((1100, 1000), np.uint8)
-    labels[0, 0], labels[1099, 999], labels[5] = 9, 7, 255
-    assert unknown_labels(labels, 3) == [7, 9]
-    assert unknown_labels(labels[::-1, ::2].T, 8) == [9]
