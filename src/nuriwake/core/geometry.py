@@ -75,11 +75,6 @@ class Geometry:
         same = (top, left) == (0, 0) and size == self.size
         return self if same else replace(self, steps=(*self.steps, Window(self.size, size, top, left)))
 
-    def pad_to_multiple(self, multiple: int) -> "Geometry":
-        """Followed by padding at the bottom and the right, until both sides are multiples of `multiple`."""
-        height, width = self.size
-        return self.window(0, 0, (-(-height // multiple) * multiple, -(-width // multiple) * multiple))
-
     def apply(self, array: np.ndarray, *, interpolation: Interpolation, fill: float | None = 0) -> np.ndarray:
         """`array` (H, W) or (H, W, C) of size `source` -> size `size`. `fill` None reflects the border instead."""
         for step in self.steps:
