@@ -5,10 +5,11 @@ import torch
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.targets import SemanticMap
+from nuriwake.inference.decoding import output_type
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
-from nuriwake.tasks import LossSettings, crop_margin, get_task, output_type, stack_semantic
+from nuriwake.tasks import LossSettings, crop_margin, get_task, stack_semantic
 
 BINARY = LabelSpace(("background", "thing"))
 THREE = LabelSpace(("a", "b", "c"))

@@ -1,21 +1,22 @@
 """The one table: task -> view of the target, loss, metric. A task joins by its row; nothing else asks for its name.
 
-Decoding is the predictor's: it goes by the type of the output alone.
+Decoding is the predictor's: its table goes by the task and the type of the output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import LabelSpace
+from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.lookup import did_you_mean, lookup
 from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.inference.decoding import output_type
 from nuriwake.losses.criterion import PixelCriterion
 from nuriwake.losses.pixels import Mode
 from nuriwake.metrics.boundary_metric import BoundaryMetric
@@ -48,9 +49,11 @@ class Task:
 
     Attributes:
         name: semantic (instance and panoptic join here).
-        view: the target of a data set as this task sees it, such as the classes of instances.
-        stack: the targets of a batch -> the tensors of truth that the criterion takes.
-        crop: tensors of truth and a margin in pixels -> the same without the margin, for models that predict less.
+        space: the classes of a data set -> those that this task tells apart.
+        view: the target of a data set as this task sees it, in those classes, such as the map of the classes of instances.
+        stack: the targets of a batch -> the truth that the criterion takes: a tensor, or NamedTuples of tensors.
+        crop: the truth and a margin in pixels -> the same without the margin, for models that predict less.
+        mass: the truth and the class weights -> how much it counts beside other batches of the same step, 0 or more.
         criteria: output type -> builder of the loss.
         metric: label space -> the metric that every evaluation counts; the headline is one of its scores.
         metrics: name -> builder of a further metric, counted when it is asked for.
@@ -59,9 +62,11 @@ class Task:
     """
 
     name: str
+    space: Callable[[LabelSpace], LabelSpace]
     view: Callable[[Target], Target]
-    stack: Callable[[Sequence[Target]], Tensor]
-    crop: Callable[[Tensor, int], Tensor]
+    stack: Callable[[Sequence[Target]], Any]
+    crop: Callable[[Any, int], Any]
+    mass: Callable[[Any, Tensor | None], float]
     criteria: Mapping[type, Callable[[LabelSpace, LossSettings], nn.Module]]
     metric: Callable[[LabelSpace], Metric]
     metrics: Mapping[str, Callable[[LabelSpace, MetricSettings], Metric]]
@@ -109,16 +114,6 @@ def get_task(name: str) -> Task:
     return lookup(name, TASKS, "task")
 
 
-def output_type(model: Model) -> type:
-    """The NamedTuple that `model.forward` says it returns. Raises UserError when it says nothing."""
-    kind: Any = get_type_hints(type(model).forward).get("return")
-    if not isinstance(kind, type):
-        raise UserError(
-            f"{type(model).__name__}.forward must be annotated with the output it returns, such as PixelLogits."
-        )
-    return kind
-
-
 def stack_semantic(targets: Sequence[Target]) -> Tensor:
     """Label maps of one size -> int64 (B, H, W), or uint8 (B, K, H, W) of 0, 1 and IGNORE when multi-label."""
     labels = np.stack([target.labels for target in targets])
@@ -130,6 +125,26 @@ def stack_semantic(targets: Sequence[Target]) -> Tensor:
 def crop_margin(truth: Tensor, margin: int) -> Tensor:
     """`truth` (..., H, W) without `margin` pixels on every side."""
     return truth[..., margin : truth.shape[-2] - margin, margin : truth.shape[-1] - margin] if margin else truth
+
+
+def pixel_mass(truth: Tensor, class_weights: Tensor | None) -> float:
+    """What the pixel losses divide by: the sum of the class weights of the true classes over all pixels not ignored.
+
+    Args:
+        truth: as `stack_semantic` makes it.
+        class_weights: (K,), (2,) for a binary space; None counts pixels.
+    """
+    valid = truth != IGNORE
+    if class_weights is None:
+        return float(valid.sum())
+    if truth.ndim == 4:
+        return float((valid.sum((0, 2, 3)) * class_weights).sum())
+    counts = torch.bincount(truth[valid], minlength=len(class_weights))
+    return float((counts * class_weights).sum())
+
+
+def _same_space(space: LabelSpace) -> LabelSpace:
+    return space
 
 
 def _pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
@@ -154,9 +169,11 @@ def _semantic_headline(space: LabelSpace) -> str:
 TASKS: dict[str, Any] = {
     "semantic": Task(
         name="semantic",
+        space=_same_space,
         view=_semantic_view,
         stack=stack_semantic,
         crop=crop_margin,
+        mass=pixel_mass,
         criteria={PixelLogits: _pixel_criterion},
         metric=SemanticMetric,
         metrics={"surface": SurfaceMetric.build, "boundary": BoundaryMetric.build},

@@ -1,6 +1,8 @@
 """The one path from image to prediction: sizes, tiles, mirrored copies, scales, batches, refusals."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from torch import Tensor, nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.targets import SemanticMap
+from nuriwake.inference import decoding
 from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.inference.rules import PostprocessingRule
-from nuriwake.inference.settings import PredictSettings
+from nuriwake.inference.settings import PredictSettings, change_settings
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
 
@@ -199,14 +203,6 @@ def test_the_modes_of_the_model_are_kept():
     assert (model.training, model.frozen.training) == (True, False)
 
 
-def test_run_gives_probabilities_for_prepared_tensors():
-    model = Unpadded()
-    images = torch.randn(2, 3, 40, 48)
-    found = predictor(model).run(images)
-    np.testing.assert_allclose(found, model(images).logits.softmax(1).detach(), atol=1e-6)
-    assert found.shape == (2, 3, 32, 40)
-
-
 def test_bfloat16_answers_nearly_the_same():
     image = picture(64, 64)
     exact = predictor(Pointwise()).probabilities(image)
@@ -253,6 +249,109 @@ def test_swapped_channels_and_sixteen_bit():
     np.testing.assert_allclose(swapped[0], image[:, :, 2] / 255 - 0.1, atol=1e-6)
     deep = Preprocessing(1, (0.5,), (0.5,), 4095, "uint16")
     np.testing.assert_allclose(deep.tensor(np.full((2, 2, 1), 4095, np.uint16)), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("tile", [None, 40])
+@pytest.mark.parametrize("size", [(90, 120), (37, 50), (3, 5)])
+def test_zero_padding_comes_after_normalisation(size, tile):
+    """The window is the normalised image in a frame of zeros: the slow twin pads the whole normalised image."""
+    model, image = Unpadded(), picture(*size)
+    plain = replace(PLAIN, padding="zero")
+    normal = torch.from_numpy((image / np.float32(255) - 0.5) / 0.25).float().permute(2, 0, 1)[None]
+    mean = nn.functional.avg_pool2d(nn.functional.pad(normal, (4, 4, 4, 4)), 9, 1)
+    expected = model.mix(mean).softmax(1)[0].detach().numpy()
+    found = Predictor(model, space=THREE, preprocessing=plain, settings=PredictSettings(tile=tile))
+    np.testing.assert_allclose(found.probabilities(image), expected, atol=1e-5)
+    mirrored = Predictor(model, space=THREE, preprocessing=PLAIN, settings=PredictSettings(tile=tile))
+    assert np.abs(mirrored.probabilities(image) - expected).max() > 1e-3
+
+
+def test_swapped_channels_and_zero_padding_go_together():
+    image = picture(4, 5)
+    rule = Preprocessing(3, (0.1, 0.2, 0.3), (1, 1, 1), order="bgr", padding="zero")
+    found = rule.window(image, -1, 2, (6, 6))
+    np.testing.assert_array_equal(found[:, 1:5, :3], rule.tensor(image)[:, :, 2:])
+    assert not found[:, [0, 5]].any()
+    assert not found[:, :, 3:].any()
+
+
+class Listed(NamedTuple):
+    """An output that is no map of pixels."""
+
+    items: Tensor
+
+
+class Lister(Pointwise):
+    """Returns another kind of output."""
+
+    def forward(self, images: Tensor) -> Listed:
+        return Listed(images.mean((1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class ListDecoder:
+    """Every pixel is class 1 where the image is bright; the option is the cut, the task what it is called."""
+
+    score_threshold: float = 0.5
+    blends: ClassVar[bool] = False
+
+    def __call__(self, passes, request):
+        (row,) = (output.items[row] for output, row in passes[0].outputs)
+        assert request.task == "instance"
+        return SemanticMap(np.full(request.size, int(row > self.score_threshold), np.uint8), request.space)
+
+
+@pytest.fixture
+def listing(monkeypatch):
+    """A predictor whose output has a decoder for the task "instance" alone."""
+    monkeypatch.setitem(decoding.DECODERS, ("instance", Listed), "of this test")
+    find = decoding.import_object
+    monkeypatch.setattr(decoding, "import_object", lambda path: ListDecoder if path == "of this test" else find(path))
+
+    def build(task: str = "instance", **settings: object) -> Predictor:
+        given = PredictSettings(**settings)
+        return Predictor(Lister(), space=BINARY, preprocessing=PLAIN, settings=given, task=task)
+
+    return build
+
+
+def test_decoding_goes_by_task_and_output_with_options_of_its_own(listing):
+    image = np.full((40, 40, 3), 200, np.uint8)  # 1.14 after normalisation
+    assert listing()(image).labels.all()
+    assert not listing(decoding={"score_threshold": 1.2})(image).labels.any()
+    with pytest.raises(
+        UserError, match=r"no field 'settings\.decoding\.score_treshold'.*Did you mean 'score_threshold'"
+    ):
+        listing(decoding={"score_treshold": 1.2})
+    with pytest.raises(UserError, match="no decoder of the task 'semantic' for a model that returns Listed"):
+        listing("semantic")
+    with pytest.raises(UserError, match=r"no field 'settings\.decoding\.score_threshold'"):
+        predictor(Pointwise(), decoding={"score_threshold": 0.3})
+
+
+def test_what_cannot_be_blended_is_refused(listing):
+    assert listing(tile=32, scales=(1.5,))(picture(20, 20)).size == (20, 20)
+    for settings in ({"tile": 32}, {"flips": "horizontal"}, {"scales": (1.0, 1.5)}):
+        with pytest.raises(UserError, match="cannot be blended from tiles, mirrored copies or scales: set tile to 0"):
+            listing(**settings)(picture(40, 40))
+
+
+def test_changes_of_settings():
+    rules = (PostprocessingRule("keep_largest"),)
+    settings = PredictSettings(thresholds=(0.4,), postprocessing=rules, decoding={"a": 1, "b": 2})
+    found = change_settings(settings, {"tile": 0, "decoding": {"b": 3}, "scales": [1, 2]})
+    assert found == replace(settings, tile=None, decoding={"a": 1, "b": 3}, scales=(1.0, 2.0))
+    assert change_settings(settings, None) is settings
+    assert change_settings(settings, PredictSettings()) == PredictSettings()
+    with pytest.raises(UserError, match=r"no field 'settings\.flip'.*Did you mean 'flips'"):
+        change_settings(settings, {"flip": "all"})
+
+
+def test_rules_name_classes_or_give_their_labels():
+    space = LabelSpace(("background", "cell", "wall"))
+    assert PostprocessingRule("keep_largest", ("wall", 1)).labels(space) == (2, 1)
+    with pytest.raises(UserError, match="names the class 3; this label space has the labels 0 to 2"):
+        PostprocessingRule("keep_largest", (3,)).labels(space)
 
 
 def test_settings_that_do_not_fit():

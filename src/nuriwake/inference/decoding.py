@@ -1,11 +1,11 @@
-"""Decoding: from what a model returned to a target, by the type of the output.
+"""Decoding: from what a model returned to a target, by the task and the type of the output.
 
-`DECODERS` is the table; a new kind of output (queries, regions, prototypes, kernels) is one file and one row.
+`DECODERS` is the table; a new kind of output (queries, regions, prototypes, kernels) is one file and one row per task.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
-from nuriwake.core.lookup import lookup
+from nuriwake.core.lookup import import_object
+from nuriwake.core.serial import from_plain
 from nuriwake.core.targets import SemanticMap, Size, Target
 from nuriwake.inference.augmentation import Flip, flip_tensor
 from nuriwake.inference.postprocess import postprocess
 from nuriwake.inference.settings import PredictSettings
 from nuriwake.inference.strips import resized_strips
 from nuriwake.inference.tiling import Grid, blend
+from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits, fit_logits
 
 Watch = Callable[[int, Tensor], None]
@@ -47,31 +49,68 @@ class Request:
 
     Args:
         size: (height, width) of the image the user gave.
+        task: what is answered: "semantic".
         space: the classes.
         settings: thresholds and post-processing.
         watch: sees the probabilities on their way; None when nobody looks.
     """
 
     size: Size
+    task: str
     space: LabelSpace
     settings: PredictSettings
     watch: Watch | None = field(default=None)
 
 
-Decoder = Callable[[Sequence[Pass], Request], Target]
+class Decoder(Protocol):
+    """A row of `DECODERS`: a frozen dataclass whose fields are its options, all with defaults.
+
+    Attributes:
+        blends: its output can be averaged over tiles, mirrored copies and scales; False for answers that are lists.
+    """
+
+    blends: ClassVar[bool]
+
+    def __call__(self, passes: Sequence[Pass], request: Request) -> Target:
+        """The answer for one image, in the pixels the user gave."""
+        ...
 
 
-def decode(kind: type, passes: Sequence[Pass], request: Request) -> Target:
-    """The answer of a model whose output is of type `kind`."""
-    return find_decoder(kind)(passes, request)
+def find_decoder(task: str, kind: type, options: Mapping[str, Any]) -> Decoder:
+    """The decoder of `task` for outputs of type `kind`, with `options` (`PredictSettings.decoding`).
+
+    Raises:
+        UserError: there is none, or it has no such option (did you mean), or the option has another type.
+    """
+    if (task, kind) not in DECODERS:
+        known = ", ".join(sorted(f"{known.__name__} ({of})" for of, known in DECODERS))
+        raise UserError(
+            f"There is no decoder of the task '{task}' for a model that returns {kind.__name__}; there are some for {known}."
+        )
+    return from_plain(import_object(DECODERS[task, kind]), options, "settings.decoding")
 
 
-def find_decoder(kind: type) -> Decoder:
-    """The row of `DECODERS` for outputs of type `kind`."""
-    if kind not in DECODERS:
-        known = ", ".join(sorted(known.__name__ for known in DECODERS))
-        raise UserError(f"There is no decoder for a model that returns {kind.__name__}; there are some for {known}.")
-    return lookup(DECODERS[kind], {}, "decoder")
+def decode(decoder: Decoder, passes: Sequence[Pass], request: Request) -> Target:
+    """The answer of `decoder`. Raises UserError where `passes` would have to be blended and cannot."""
+    several = len(passes) > 1 or any(
+        len(item.flips) * len(item.grid.tops) * len(item.grid.lefts) > 1 for item in passes
+    )
+    if several and not decoder.blends:
+        raise UserError(
+            f"This model's answers ({type(decoder).__name__}) cannot be blended from tiles, mirrored copies or scales: "
+            "set tile to 0, flips to none and give one scale."
+        )
+    return decoder(passes, request)
+
+
+def output_type(model: Model) -> type:
+    """The NamedTuple that `model.forward` says it returns. Raises UserError when it says nothing."""
+    kind: Any = get_type_hints(type(model).forward).get("return")
+    if not isinstance(kind, type):
+        raise UserError(
+            f"{type(model).__name__}.forward must be annotated with the output it returns, such as PixelLogits."
+        )
+    return kind
 
 
 def probabilities_of(logits: Tensor, space: LabelSpace) -> Tensor:
@@ -111,22 +150,33 @@ def _bands(item: Pass, space: LabelSpace) -> Iterator[Tensor]:
     return blend(answers(), item.grid, repeats=len(item.flips))
 
 
-def decode_pixel_logits(passes: Sequence[Pass], request: Request) -> SemanticMap:
-    """`PixelLogits` -> SemanticMap at the size of the user's image, strip by strip, then post-processed."""
-    space = request.space
-    shape = request.size if space.exclusive else (*request.size, len(space))
-    labels, scores = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-    for top, strip in probability_strips(passes, request):
-        if request.watch is not None:
-            request.watch(top, strip)
-        rows = slice(top, top + strip.shape[1])
-        labels[rows], scores[rows] = _decode_strip(strip, space, request.settings.thresholds)
-    labels = postprocess(labels, space, request.settings.postprocessing)
-    return SemanticMap(labels, space, scores=scores)
+@dataclass(frozen=True)
+class PixelDecoder:
+    """`PixelLogits` -> SemanticMap at the size of the user's image, strip by strip, then post-processed.
+
+    It has no options of its own: thresholds and rules stand in the settings.
+    """
+
+    blends: ClassVar[bool] = True
+
+    def __call__(self, passes: Sequence[Pass], request: Request) -> SemanticMap:
+        """See `Decoder`."""
+        space = request.space
+        shape = request.size if space.exclusive else (*request.size, len(space))
+        labels, scores = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+        for top, strip in probability_strips(passes, request):
+            if request.watch is not None:
+                request.watch(top, strip)
+            rows = slice(top, top + strip.shape[1])
+            labels[rows], scores[rows] = decode_pixels(strip, space, request.settings.thresholds)
+        labels = postprocess(labels, space, request.settings.postprocessing)
+        return SemanticMap(labels, space, scores=scores)
 
 
-def decode_pixels(probabilities: np.ndarray, space: LabelSpace, thresholds: tuple[float, ...] = ()) -> SemanticMap:
-    """Probabilities, float32 (C, H, W), -> the label of every pixel.
+def decode_pixels(
+    probabilities: Tensor, space: LabelSpace, thresholds: tuple[float, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, float32 (C, H, W), -> labels uint8 and scores float32, (H, W), or (H, W, classes) multi-label.
 
     - Binary: class 1 where its probability is at least the one threshold (0.5 without).
     - Multi-label: every class where its probability is at least its threshold (0.5 without).
@@ -134,16 +184,8 @@ def decode_pixels(probabilities: np.ndarray, space: LabelSpace, thresholds: tupl
       Bayes' rule when missing class k costs 1 / threshold k; for two classes with thresholds 1 - t and t it is the
       binary rule, and equal thresholds change nothing.
 
-    `scores` are the probability of the chosen class (exclusive), or of each class (multi-label).
+    The scores are the probability of the chosen class (exclusive), or of each class (multi-label).
     """
-    labels, scores = _decode_strip(torch.from_numpy(probabilities), space, thresholds)
-    return SemanticMap(labels, space, scores=scores)
-
-
-def _decode_strip(
-    probabilities: Tensor, space: LabelSpace, thresholds: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(C, H, W) -> labels uint8 and scores float32, (H, W) or (H, W, classes)."""
     if not space.exclusive:
         cut = probabilities.new_tensor(thresholds or (0.5,) * len(space))[:, None, None]
         labels, scores = (probabilities >= cut).permute(1, 2, 0), probabilities.permute(1, 2, 0)
@@ -162,7 +204,7 @@ def _decode_strip(
     return labels.to(torch.uint8).cpu().numpy(), scores.float().cpu().numpy()
 
 
-DECODERS: dict[type, str] = {
-    PixelLogits: "nuriwake.inference.decoding:decode_pixel_logits",
+DECODERS: dict[tuple[str, type], str] = {
+    ("semantic", PixelLogits): "nuriwake.inference.decoding:PixelDecoder",
 }
-"""Type of the output -> `decoder(passes, request) -> Target`."""
+"""(task, type of the output) -> "module:Class" of a `Decoder`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,21 +13,22 @@ from PIL import Image
 from torch import Tensor
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.geometry import Geometry, take_window
+from nuriwake.core.geometry import Geometry
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.targets import Size, Target
 from nuriwake.inference.augmentation import FLIPS, Flip, flip_array
-from nuriwake.inference.decoding import Pass, Request, Watch, decode, probabilities_of, probability_strips
+from nuriwake.inference.decoding import Pass, Request, Watch, decode, find_decoder, output_type, probability_strips
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.inference.settings import PredictSettings
 from nuriwake.inference.tiling import Grid, plan_grid
 from nuriwake.models.base import Model
-from nuriwake.models.outputs import PixelLogits, fit_logits
+from nuriwake.models.outputs import PixelLogits
 
 Precision = Literal["float32", "bfloat16", "float16"]
 ImageLike = np.ndarray | Image.Image | str | Path
 
 
+@dataclass(eq=False)
 class Predictor:
     """A model with all it takes to answer for an image as the user has it.
 
@@ -35,43 +36,36 @@ class Predictor:
         model: moved to `device`; put into eval mode for every answer and back into its own mode afterwards.
         space: the classes.
         preprocessing: what the model expects of an image.
+        task: what is answered; with the type of the model's output it chooses the decoder.
         settings: tiles, test-time augmentation, thresholds, post-processing.
         device: a torch device.
         precision: of the network's arithmetic (autocast); the probabilities are float32.
         read: path -> (H, W, C), for images given as a path; None refuses paths.
+
+    Raises:
+        UserError: settings that do not fit the classes or the decoder, or a model whose output nothing decodes.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        space: LabelSpace,
-        preprocessing: Preprocessing,
-        settings: PredictSettings | None = None,
-        device: str | torch.device = "cpu",
-        precision: Precision = "float32",
-        read: Callable[[Path], np.ndarray] | None = None,
-    ) -> None:
-        self.space = space
-        self.preprocessing = preprocessing
-        self.settings = settings or PredictSettings()
-        self.settings.check(space)
-        self.device = torch.device(device)
-        self.precision: Precision = precision
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._read = read
+    model: Model
+    _: KW_ONLY
+    space: LabelSpace
+    preprocessing: Preprocessing
+    task: str = "semantic"
+    settings: PredictSettings = field(default_factory=PredictSettings)
+    device: str | torch.device = "cpu"
+    precision: Precision = "float32"
+    read: Callable[[Path], np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        self.settings.check(self.space)
+        self._kind = output_type(self.model)
+        self._decoder = find_decoder(self.task, self._kind, self.settings.decoding)
+        self._device = torch.device(self.device)
+        self.model = self.model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def with_settings(self, settings: PredictSettings) -> "Predictor":
         """The same model with other settings; nothing is copied."""
-        return Predictor(
-            self.model,
-            space=self.space,
-            preprocessing=self.preprocessing,
-            settings=settings,
-            device=self.device,
-            precision=self.precision,
-            read=self._read,
-        )
+        return replace(self, settings=settings)
 
     @torch.inference_mode()
     def __call__(self, image: ImageLike, *, watch: Watch | None = None) -> Target:
@@ -87,8 +81,7 @@ class Predictor:
         """
         array = self._array(image)
         with _evaluating(self.model):
-            kind, passes = self._start(array)
-            return decode(kind, passes, self._request(array, watch))
+            return decode(self._decoder, self._start(array), self._request(array, watch))
 
     @torch.inference_mode()
     def batch(
@@ -104,9 +97,9 @@ class Predictor:
         with _evaluating(self.model):
             for indices in _groups(arrays, self.settings.batch_size):
                 started = self._start_together([arrays[index] for index in indices])
-                for index, (kind, passes) in zip(indices, started, strict=True):
+                for index, passes in zip(indices, started, strict=True):
                     look = None if watch is None else _bound(watch, index)
-                    answers[index] = decode(kind, passes, self._request(arrays[index], look))
+                    answers[index] = decode(self._decoder, passes, self._request(arrays[index], look))
         return [answers[index] for index in range(len(arrays))]
 
     @torch.inference_mode()
@@ -115,48 +108,36 @@ class Predictor:
 
         The whole volume is returned; for very large images and many classes use `__call__` with `watch`.
         """
+        if self._kind is not PixelLogits:
+            raise UserError(
+                f"Probabilities per pixel need a model with logits per pixel; this one returns {self._kind.__name__}."
+            )
         array = self._array(image)
         with _evaluating(self.model):
-            kind, passes = self._start(array)
-            if kind is not PixelLogits:
-                raise UserError(
-                    f"Probabilities per pixel need a model with logits per pixel; this one returns {kind.__name__}."
-                )
             request = self._request(array, None)
             volume: np.ndarray | None = None
-            for top, strip in probability_strips(passes, request):
+            for top, strip in probability_strips(self._start(array), request):
                 if volume is None:
                     volume = np.empty((strip.shape[0], *request.size), np.float32)
                 volume[:, top : top + strip.shape[1]] = strip.cpu().numpy()
         assert volume is not None
         return volume
 
-    @torch.inference_mode()
-    def run(self, images: Tensor) -> Tensor:
-        """`images` float32 (B, C, H, W), already normalised and of a size the model takes -> probabilities of that size.
-
-        Less the model's margin on every side; no tiles, flips or thresholds. For validation on crops.
-        """
-        with _evaluating(self.model):
-            output = self._forward(images)
-        size = (images.shape[-2] - 2 * self.model.margin, images.shape[-1] - 2 * self.model.margin)
-        return probabilities_of(fit_logits(output.logits, size), self.space)
-
     def _array(self, image: ImageLike) -> np.ndarray:
         if isinstance(image, str | Path):
-            if self._read is None:
+            if self.read is None:
                 raise UserError(f"{image}: this predictor has no reader for files; give it an array or a Pillow image.")
-            return self.preprocessing.checked(self._read(Path(image)), str(image))
+            return self.preprocessing.checked(self.read(Path(image)), str(image))
         if isinstance(image, Image.Image):
             colours = image.mode in ("1", "P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
             image = np.asarray(image.convert("RGB") if colours and self.preprocessing.channels == 3 else image)
         return self.preprocessing.checked(image)
 
     def _request(self, array: np.ndarray, watch: Watch | None) -> Request:
-        return Request((array.shape[0], array.shape[1]), self.space, self.settings, watch)
+        return Request((array.shape[0], array.shape[1]), self.task, self.space, self.settings, watch)
 
-    def _start(self, array: np.ndarray) -> tuple[type, list[Pass]]:
-        """The kind of the model's output, known after the first batch, and the passes, which run as they are consumed."""
+    def _start(self, array: np.ndarray) -> list[Pass]:
+        """The passes, which run as they are consumed."""
         flips = FLIPS[self.settings.flips]
         passes: list[Pass] = []
         for scale in self.settings.scales:
@@ -164,11 +145,9 @@ class Predictor:
             grid = self._grid(geometry.size)
             scaled = geometry.apply(array, interpolation=self.preprocessing.interpolation)
             passes.append(Pass(grid, flips, self._outputs(self._inputs(scaled, grid, flips))))
-        first = next(passes[0].outputs)
-        passes[0] = replace(passes[0], outputs=chain([first], passes[0].outputs))
-        return type(first[0]), passes
+        return passes
 
-    def _start_together(self, arrays: list[np.ndarray]) -> list[tuple[type, list[Pass]]]:
+    def _start_together(self, arrays: list[np.ndarray]) -> list[list[Pass]]:
         """As `_start` for images of one size; one pass of the network where one tile at one scale is all there is."""
         settings = self.settings
         geometry = self._geometry(arrays[0], settings.scales[0])
@@ -179,7 +158,7 @@ class Predictor:
         flips: tuple[Flip, ...] = ("none",)
         scaled = (geometry.apply(array, interpolation=self.preprocessing.interpolation) for array in arrays)
         inputs = chain.from_iterable(self._inputs(array, grid, flips) for array in scaled)
-        return [(type(item[0]), [Pass(grid, flips, iter([item]))]) for item in self._outputs(inputs)]
+        return [[Pass(grid, flips, iter([item]))] for item in self._outputs(inputs)]
 
     def _geometry(self, array: np.ndarray, scale: float) -> Geometry:
         geometry = self.preprocessing.geometry((array.shape[0], array.shape[1]))
@@ -198,10 +177,9 @@ class Predictor:
         )
 
     def _inputs(self, scaled: np.ndarray, grid: Grid, flips: tuple[Flip, ...]) -> Iterator[np.ndarray]:
-        """float32 (C, *grid.input) for every tile and flip; beyond the image its border is mirrored."""
+        """float32 (C, *grid.input) for every tile and flip."""
         for top, left in grid.corners:
-            window = take_window(scaled, top - grid.margin, left - grid.margin, grid.input, None)
-            tensor = self.preprocessing.tensor(window)
+            tensor = self.preprocessing.window(scaled, top - grid.margin, left - grid.margin, grid.input)
             for flip in flips:
                 yield flip_array(tensor, flip)
 
@@ -212,14 +190,14 @@ class Predictor:
                 yield output, row
 
     def _forward(self, images: Tensor) -> Any:
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images = images.to(self._device, memory_format=torch.channels_last)
         with self._autocast():
             return self.model(images)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+        return torch.autocast(self._device.type, dtype=getattr(torch, self.precision))
 
 
 @contextmanager

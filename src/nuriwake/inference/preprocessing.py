@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.geometry import Geometry, Interpolation
+from nuriwake.core.geometry import Geometry, Interpolation, take_window
 from nuriwake.core.pixels import normalise
 from nuriwake.core.targets import Size
 
@@ -64,6 +64,8 @@ class Preprocessing:
         depth: the dtype of the images the model was trained on; another is refused, because its values mean something else.
         order: "bgr" when the model wants red and blue swapped (images in memory are RGB).
         resize: the size at which the model sees an image; None for the size it has.
+        padding: what the model sees beyond the border where its input must be larger than the image: the image mirrored,
+            or zero after normalisation, as most published models were trained (torchvision, transformers, Detectron2).
 
     Raises:
         UserError: lengths that disagree, a deviation or a maximum that is not positive.
@@ -76,6 +78,7 @@ class Preprocessing:
     depth: Depth = "uint8"
     order: Literal["rgb", "bgr"] = "rgb"
     resize: ResizeRule | None = None
+    padding: Literal["mirror", "zero"] = "mirror"
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("deviation", self.deviation)):
@@ -134,3 +137,14 @@ class Preprocessing:
             np.array(self.deviation, np.float32),
             maximum=self.maximum,
         )
+
+    def window(self, image: np.ndarray, top: int, left: int, size: Size) -> np.ndarray:
+        """`tensor` of the window of `size` at (top, left) of `image`, float32 (channels, *size); padded beyond `image`."""
+        if self.padding == "mirror":
+            return self.tensor(take_window(image, top, left, size, None))
+        rows = slice(max(top, 0), min(top + size[0], image.shape[0]))
+        columns = slice(max(left, 0), min(left + size[1], image.shape[1]))
+        padded = np.zeros((self.channels, *size), np.float32)
+        inside = padded[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        inside[...] = self.tensor(image[rows, columns])
+        return padded

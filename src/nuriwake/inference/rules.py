@@ -27,7 +27,7 @@ class PostprocessingRule:
 
     Args:
         operation: see above.
-        classes: their names, in the order of work; empty for every class but the background.
+        classes: their names or labels, in the order of work; empty for every class but the background.
         area: in pixels.
         radius: in pixels.
         removed: what a removed region becomes: "surrounding", the class most common along its border, of equal ones the
@@ -41,7 +41,7 @@ class PostprocessingRule:
     """
 
     operation: Operation
-    classes: tuple[str, ...] = ()
+    classes: tuple[str | int, ...] = ()
     area: int = 0
     radius: int = 0
     removed: Literal["surrounding", "background"] = "surrounding"
@@ -61,8 +61,18 @@ class PostprocessingRule:
         if self.removed == "background" and space.exclusive and fillable(space) is None:
             raise UserError("The post-processing rule removes to the background, but no class is the background.")
         if self.classes:
-            return tuple(space.index(name) for name in self.classes)
+            return tuple(_label(item, space) for item in self.classes)
         return tuple(range(0 if fillable(space) is None else 1, len(space)))
+
+
+def _label(item: str | int, space: LabelSpace) -> int:
+    if isinstance(item, str):
+        return space.index(item)
+    if not 0 <= item < len(space):
+        raise UserError(
+            f"A post-processing rule names the class {item}; this label space has the labels 0 to {len(space) - 1}."
+        )
+    return item
 
 
 def fillable(space: LabelSpace) -> int | None:

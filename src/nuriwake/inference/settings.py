@@ -1,10 +1,12 @@
 """PredictSettings: how a trained model is used; kept in its bundle, every field can be overridden when predicting."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.inference.rules import PostprocessingRule
 
 Flips = Literal["none", "horizontal", "all"]
@@ -15,7 +17,8 @@ class PredictSettings:
     """How a model answers for one image.
 
     Args:
-        tile: images with a side longer than this are taken in overlapping square tiles of this many pixels; None never.
+        tile: images with a side longer than this are taken in overlapping square tiles of this many pixels; None or 0
+            never.
             A network that sees the whole image (attention, global pooling) may answer differently in tiles.
         overlap: how much neighbouring tiles share at least, as a share of the tile, 0..0.5.
         flips: mirrored copies whose probabilities are averaged: "horizontal" (2 passes) or "all" (4: none, both axes,
@@ -24,6 +27,7 @@ class PredictSettings:
         batch_size: tiles, copies or equally sized images in one pass of the network.
         thresholds: empty for the defaults; one number for a binary space, else one per class. See `decode_pixels`.
         postprocessing: rules applied to the label map at full size, in this order.
+        decoding: options of the decoder that the task and the output of the model have; see `decoding.DECODERS`.
 
     Raises:
         UserError: a value outside its range.
@@ -36,8 +40,11 @@ class PredictSettings:
     batch_size: int = 4
     thresholds: tuple[float, ...] = ()
     postprocessing: tuple[PostprocessingRule, ...] = field(default=())
+    decoding: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
+        if self.tile == 0:
+            object.__setattr__(self, "tile", None)
         _expect(self.tile is None or self.tile >= 32, "tile", "at least 32 pixels or null", self.tile)
         _expect(0 <= self.overlap <= 0.5, "overlap", "0 to 0.5", self.overlap)
         _expect(bool(self.scales) and min(self.scales) > 0, "scales", "one or more numbers above 0", self.scales)
@@ -53,6 +60,24 @@ class PredictSettings:
             )
         for rule in self.postprocessing:
             rule.labels(space)
+
+
+Changes = PredictSettings | Mapping[str, Any] | None
+"""Settings in place of those of the bundle; or some fields over them, as YAML has them; or nothing."""
+
+
+def change_settings(settings: PredictSettings, changes: Changes) -> PredictSettings:
+    """`settings` with `changes`. Options in `decoding` are replaced one by one, every other field as a whole.
+
+    Raises:
+        UserError: an unknown field (did you mean) or a value of another type.
+    """
+    if changes is None or isinstance(changes, PredictSettings):
+        return changes or settings
+    plain = to_plain(settings) | dict(changes)
+    if isinstance(changes.get("decoding"), Mapping):
+        plain["decoding"] = {**settings.decoding, **changes["decoding"]}
+    return from_plain(PredictSettings, plain, "settings")
 
 
 def _expect(condition: bool, name: str, expected: str, found: object) -> None:

@@ -1,7 +1,5 @@
 """Thresholds: the best cut per class from histograms of the probability, counted in one pass over the validation data."""
 
-from typing import Literal
-
 import numpy as np
 from torch import Tensor
 
@@ -11,8 +9,6 @@ from nuriwake.core.pixels import kernel
 
 BINS = 1024
 """A power of two, so that `probability * BINS` is exact and a cut at j / BINS counts exactly the bins from j on."""
-
-Aim = Literal["dice", "iou", "recall_at_precision"]
 
 
 class ThresholdHistogram:
@@ -57,56 +53,25 @@ class ThresholdHistogram:
         """Add the counts of another process."""
         self._counts += other._counts
 
-    def counts(self) -> dict[str, np.ndarray]:
-        """{"histogram": int64 (C, 2, BINS)}: per class, pixels not of it then of it, by probability."""
-        return {"histogram": self._counts}
-
-    def load(self, counts: dict[str, np.ndarray]) -> None:
-        """Replace the counts by what `counts()` gave (summed over processes)."""
-        self._counts = counts["histogram"].astype(np.int64).reshape(self._counts.shape)
-
-    def curves(self) -> dict[str, np.ndarray]:
-        """ "threshold" (BINS - 1,) and, float64 (C, BINS - 1), "dice", "iou", "precision", "recall" at each; nan for 0/0."""
+    def dice(self) -> np.ndarray:
+        """float64 (C, BINS - 1): the Dice score at the thresholds 1 / BINS, 2 / BINS, ...; nan for 0/0."""
         above = self._counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:].astype(np.float64)
         wrong, right = above[:, 0], above[:, 1]
-        missed = self._counts[:, 1].sum(axis=1, keepdims=True) - right
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                "threshold": np.arange(1, BINS) / BINS,
-                "dice": 2 * right / (2 * right + wrong + missed),
-                "iou": right / (right + wrong + missed),
-                "precision": right / (right + wrong),
-                "recall": right / (right + missed),
-            }
+        with np.errstate(invalid="ignore"):
+            return 2 * right / (right + wrong + self._counts[:, 1].sum(axis=1, keepdims=True))
 
-    def best(self, aim: Aim = "dice", *, precision: float = 0.9) -> tuple[float, ...]:
-        """The best threshold of every class, in steps of 1 / BINS; of equal ones the nearest to 0.5.
+    def best(self) -> tuple[float, ...]:
+        """The threshold of every class with the best Dice and so the best IoU, in steps of 1 / BINS.
 
-        Args:
-            aim: "dice" or "iou" (the same cut is best for both); or "recall_at_precision", the largest recall among the
-                cuts whose precision is at least `precision`, and where none is, the cut of the largest precision.
-
-        A class that has no pixel of its own, or none of any other, keeps 0.5: nothing can be learnt about it.
+        Of equal ones it is the nearest to 0.5. A class that has no pixel of its own, or none of any other, keeps 0.5:
+        nothing can be learnt about it.
         """
-        curves = self.curves()
+        thresholds = np.arange(1, BINS) / BINS
         result: list[float] = []
-        for channel, seen in enumerate(self._counts.sum(axis=2)):
-            if not seen.all():
-                result.append(0.5)
-                continue
-            goal = _goal({name: curve[channel] for name, curve in curves.items() if curve.ndim == 2}, aim, precision)
-            ties = curves["threshold"][goal >= goal.max()]
-            result.append(float(ties[np.abs(ties - 0.5).argmin()]))
+        for scores, seen in zip(np.nan_to_num(self.dice(), nan=-1), self._counts.sum(axis=2), strict=True):
+            ties = thresholds[scores >= scores.max()]
+            result.append(float(ties[np.abs(ties - 0.5).argmin()]) if seen.all() else 0.5)
         return tuple(result)
-
-
-def _goal(curves: dict[str, np.ndarray], aim: Aim, precision: float) -> np.ndarray:
-    """float64 (BINS - 1,), to be maximised; -1 where it is not defined."""
-    if aim != "recall_at_precision":
-        return np.nan_to_num(curves[aim], nan=-1)
-    reached = np.nan_to_num(curves["precision"], nan=-1)
-    enough = reached >= precision
-    return np.where(enough, curves["recall"], -1) if enough.any() else reached
 
 
 @kernel

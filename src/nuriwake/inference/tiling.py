@@ -1,7 +1,7 @@
 """Overlapping tiles with smooth blending, in memory bounded by one row of tiles.
 
 Tiles are placed in pixels of the *answer*. A model with a margin (unpadded convolutions, Ronneberger 2015, fig. 2) is
-given the surrounding pixels, mirrored beyond the border, so that its answers tile the image all the same.
+given the surrounding pixels, padded beyond the border, so that its answers tile the image all the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator
