@@ -16,7 +16,7 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 
 if TYPE_CHECKING:
-    from nuriwake.api import describe, evaluate, load, open_data, open_run, read_checkpoint, train
+    from nuriwake.api import describe, evaluate, keep_settings, load, open_data, open_run, read_checkpoint, train
     from nuriwake.inference.predictor import Predictor
     from nuriwake.inference.settings import PredictSettings
 
@@ -28,6 +28,7 @@ _LATE = {
     "load": "nuriwake.api",
     "evaluate": "nuriwake.api",
     "describe": "nuriwake.api",
+    "keep_settings": "nuriwake.api",
     "open_data": "nuriwake.api",
     "open_run": "nuriwake.api",
     "read_checkpoint": "nuriwake.api",
@@ -37,7 +38,7 @@ _LATE = {
 
 __all__ = [
     "IGNORE", "LabelSpace", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap", "UserError",
-    "describe", "evaluate", "load", "open_data", "open_run", "read_checkpoint", "train",
+    "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "train",
 ]  # fmt: skip
 
 

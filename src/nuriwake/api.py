@@ -7,21 +7,23 @@ from typing import Any
 
 import torch
 
+from nuriwake.core.errors import UserError
 from nuriwake.data.formats import open_data
 from nuriwake.data.images import read_image
 from nuriwake.engine.config import RunConfig, override, read_overrides
 from nuriwake.engine.evaluate import Evaluation, EvaluationRequest
 from nuriwake.engine.evaluate import evaluate as evaluate_predictor
 from nuriwake.engine.progress import Bar
-from nuriwake.engine.report import write_run_report
+from nuriwake.engine.report import write_run_plots, write_run_report
 from nuriwake.engine.run import Run, open_run
 from nuriwake.engine.train import train as train_run
+from nuriwake.engine.view import viewed
 from nuriwake.inference.predictor import Precision, Predictor
-from nuriwake.inference.settings import PredictSettings
+from nuriwake.inference.settings import Changes, PredictSettings, change_settings
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.recipes import build_config
 from nuriwake.tasks import get_task
-from nuriwake.weights.bundle import Bundle, find_bundle, load_predictor, read_bundle
+from nuriwake.weights.bundle import Bundle, change_bundle, describe_bundle, find_bundle, load_predictor
 
 DEFAULT_MODEL = "unet_mobilenet_v2"
 
@@ -82,11 +84,12 @@ def configure(
 
 
 def train_config(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> Run:
-    """Train as `config` says and write the report beside it; processes other than the leader of a team write nothing."""
+    """Train as `config` says and write plots and report beside it; processes other than the leader of a team write nothing."""
     run = train_run(config, resume=resume, report=say)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts one process per GPU; one of them writes
         data = open_data(run.config.data.path, format=run.config.data.format, val_share=run.config.data.val_share)
-        say(f"report: {write_run_report(run, data, load(run.folder))}")
+        write_run_plots(run)
+        say(f"report: {write_run_report(run, viewed(data, get_task(run.config.task)), load(run.folder))}")
     return run
 
 
@@ -95,7 +98,7 @@ def load(
     *,
     device: str = "auto",
     precision: Precision = "float32",
-    settings: PredictSettings | None = None,
+    settings: Changes = None,
 ) -> Predictor:
     """A predictor from a run folder or a bundle file: `predictor(image)` -> `SemanticMap`.
 
@@ -103,7 +106,8 @@ def load(
         path: a run folder, or a bundle (`*.safetensors`) anywhere.
         device: auto, cpu, cuda or cuda:N.
         precision: of the network's arithmetic.
-        settings: tiles, test-time augmentation, thresholds, post-processing; None takes the bundle's.
+        settings: tiles, test-time augmentation, thresholds, post-processing; None takes the bundle's, a mapping such as
+            {"flips": "all"} changes some fields of them, and `PredictSettings` replaces them all.
 
     Raises:
         UserError: there is no bundle, or it is damaged.
@@ -146,7 +150,7 @@ def evaluate(
     split: str = "val",
     metrics: Sequence[str] = (),
     tolerance: float = 1.0,
-    settings: PredictSettings | None = None,
+    settings: Changes = None,
     device: str = "auto",
 ) -> Evaluation:
     """Evaluate a run or bundle on a split of a data set.
@@ -164,9 +168,9 @@ def evaluate(
     """
     bundle = describe(path)
     share = bundle.config.get("data", {}).get("val_share", 0.2)
-    found = open_data(data, val_share=share)
-    records = found.records(split)
     task = get_task(bundle.task)
+    found = viewed(open_data(data, val_share=share), task)
+    records = found.records(split)
     request = EvaluationRequest(
         task, task.headline_name(found.space, None), metrics=tuple(metrics), settings=MetricSettings(tolerance)
     )
@@ -183,12 +187,36 @@ def evaluate(
 
 def describe(path: str | Path) -> Bundle:
     """What a bundle or the bundle of a run says of itself: classes, preprocessing, scores, licence, configuration."""
-    return read_bundle(find_bundle(path))[0]
+    return describe_bundle(find_bundle(path))
+
+
+def keep_settings(path: str | Path, settings: Changes) -> Bundle:
+    """Keep other settings in a bundle: "at this threshold, with these rules" belongs to the model from now on.
+
+    Args:
+        path: a run folder or a bundle file; it is rewritten atomically.
+        settings: as in `load`.
+
+    Raises:
+        UserError: a field or a class that there is not, or a value that does not do; nothing is written then.
+    """
+    return change_bundle(path, settings)
+
+
+def read_settings(path: str | Path) -> Mapping[str, Any]:
+    """The fields of `PredictSettings` in a YAML file, for `load`. Raises UserError naming the file and the field."""
+    values = read_overrides(path)
+    try:
+        change_settings(PredictSettings(), values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return values
 
 
 __all__ = [
     "DEFAULT_MODEL", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
-    "configure", "describe", "evaluate", "load", "open_data", "open_run", "read_checkpoint", "read_overrides", "train", "train_config",
+    "configure", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint",
+    "read_overrides", "read_settings", "train", "train_config",
 ]  # fmt: skip
 
 

@@ -2,19 +2,28 @@
 
 import errno
 import json
+import os
+import shutil
+import signal
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import nuriwake as nw
 from nuriwake.cli import run
+from nuriwake.engine.interrupts import Interrupts
+from nuriwake.inference.preprocessing import Preprocessing
+from nuriwake.models import build_model
 from nuriwake.recipes.demo_data import draw_demo_data
+from nuriwake.weights.bundle import Bundle, ModelSpec, save_bundle
 
 SMALL = ["--steps", "4", "--batch-size", "2", "--augmentation.crop-size", "64", "--evaluation.every", "2"]
+CLEAN = ["--predict.postprocessing", "{operation: drop_small, area: 5, classes: [disc, 2]}", "--predict.tile", "64"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +34,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "a"
-    assert run(["train", str(data), "--out", str(out), *SMALL]) == 0
+    assert run(["train", str(data), "--out", str(out), *SMALL, *CLEAN, "--licence", "CC0-1.0"]) == 0
     return out
 
 
@@ -55,8 +64,11 @@ def test_evaluate_repeats_the_score_of_the_training(trained, data, capsys):
     found = json.loads(capsys.readouterr().out)
     kept = json.loads((trained / "evaluation.json").read_text())
     assert found["scores"] == kept["scores"]
-    assert run(["evaluate", str(trained), str(data)]) == 0
-    assert "mean_iou" in capsys.readouterr().out
+    assert (found["count"], found["split"]) == (3, "val")
+    assert run(["evaluate", str(trained), str(data), "--flips", "all"]) == 0
+    out = capsys.readouterr().out
+    assert "val: 3 images" in out
+    assert "mean_iou" in out
 
 
 def test_predict_writes_labels_overlay_and_list(trained, data, tmp_path):
@@ -74,6 +86,95 @@ def test_predict_writes_labels_overlay_and_list(trained, data, tmp_path):
     np.testing.assert_array_equal(predictor(image).labels, np.asarray(Image.open(out / listed[0]["labels"][0])))
 
 
+def predicted(model: Path, images: Path, out: Path, *options: str) -> np.ndarray:
+    """The labels of the only or first image."""
+    assert run(["predict", str(model), str(images), "--out", str(out), *options]) == 0
+    listed = json.loads((out / "predictions.json").read_text())["images"]
+    return np.asarray(Image.open(out / listed[0]["labels"][0]))
+
+
+def test_settings_come_from_the_bundle_a_file_and_options(trained, data, tmp_path):
+    image = sorted((data / "images" / "val").glob("*.jpg"))[0]
+    file = tmp_path / "settings.yaml"
+    file.write_text("flips: all\nscales: [1, 1.5]\ntile: null\nthresholds: [0.9, 0.01, 0.9, 0.9]\npostprocessing: []")
+    found = predicted(trained, image, tmp_path / "a", "--settings", str(file), "--flips", "none", "--batch-size", "3")
+    changes = {"scales": (1.0, 1.5), "tile": 0, "thresholds": (0.9, 0.01, 0.9, 0.9), "postprocessing": ()}
+    expected = nw.load(trained, settings=changes)
+    assert expected.settings.flips == "none"
+    np.testing.assert_array_equal(found, expected(np.asarray(Image.open(image))).labels)
+    assert (found != predicted(trained, image, tmp_path / "b")).any()
+
+
+def test_settings_says_what_a_bundle_is_and_keeps_others_in_it(trained, data, tmp_path, capsys):
+    bundle = tmp_path / "b.safetensors"
+    shutil.copy(trained / "bundle.safetensors", bundle)
+    before = bundle.read_bytes()
+    capsys.readouterr()
+    assert run(["settings", str(bundle)]) == 0
+    said_before = yaml.safe_load(capsys.readouterr().out)
+    assert said_before["classes"] == ["background", "disc", "square", "triangle"]
+    assert said_before["licence"] == "CC0-1.0"
+    assert said_before["settings"]["postprocessing"][0]["classes"] == ["disc", 2]
+    assert said_before["settings"]["tile"] == 64
+    assert said_before["scores"]["images"] == 3
+    assert "CC0-1.0" in (trained / "report.html").read_text()
+    assert bundle.read_bytes() == before
+    image = sorted((data / "images" / "val").glob("*.jpg"))[0]
+    options = ["--thresholds", "0.9", "0.01", "0.9", "0.9", "--flips", "horizontal", "--postprocessing"]
+    options += ["{operation: keep_largest, classes: [disc]}"]
+    expected = predicted(bundle, image, tmp_path / "a", *options)
+    assert run(["settings", str(bundle), *options]) == 0
+    after = yaml.safe_load(capsys.readouterr().out.partition("\n")[2])
+    assert after["settings"]["flips"] == "horizontal"
+    assert len(after["notes"]) == len(said_before["notes"]) + 1
+    np.testing.assert_array_equal(predicted(bundle, image, tmp_path / "c"), expected)
+
+
+def test_a_multi_label_model_predicts_a_file_per_class(tmp_path):
+    space = nw.LabelSpace(("water", "cloud"), exclusive=False)
+    model = build_model("unet", in_channels=3, classes=2, options={"width": 4, "depth": 1})
+    spec = ModelSpec("unet", 3, 2, {"width": 4, "depth": 1})
+    save_bundle(tmp_path / "m.safetensors", Bundle("semantic", spec, space, Preprocessing()), model)
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    model_file, out = str(tmp_path / "m.safetensors"), tmp_path / "p"
+    options = ["--thresholds", "0.01", "0.99", "--settings", str(tmp_path / "s.yaml")]
+    (tmp_path / "s.yaml").write_text("{thresholds: [0.5, 0.5], scales: [1.0]}")
+    assert run(["predict", model_file, str(tmp_path / "a.png"), "--out", str(out), *options]) == 0
+    (entry,) = json.loads((out / "predictions.json").read_text())["images"]
+    expected = nw.load(model_file, settings={"thresholds": (0.01, 0.99)})(image).labels
+    assert len(entry["labels"]) == 2
+    for layer, file in enumerate(entry["labels"]):
+        np.testing.assert_array_equal(np.asarray(Image.open(out / file)) > 0, expected[..., layer] == 1)
+    assert entry["classes"]["water"]["pixels"] == expected[..., 0].sum()
+    assert Image.open(out / entry["overlay"]).size == (40, 30)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_training_says_so_and_goes_on(data, tmp_path, capsys, monkeypatch, number, code):
+    enter = Interrupts.__enter__
+
+    def enter_and_stop(self: Interrupts) -> Interrupts:
+        entered = enter(self)
+        os.kill(os.getpid(), number)
+        return entered
+
+    monkeypatch.setattr(Interrupts, "__enter__", enter_and_stop)
+    tiny = ["--model", "unet", "--model.options.width", "4", "--model.options.depth", "2"]
+    assert run(["train", str(data), "--out", str(tmp_path / "r"), *tiny, *SMALL]) == code
+    assert "stopped at step 0 and saved; continue with resume" in said(capsys)
+    assert (tmp_path / "r" / "checkpoints" / "last.pt").is_file()
+
+
+def test_a_stopped_prediction_says_so(trained, data, tmp_path, capsys, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nw.SemanticMap, "save", stop)
+    assert run(["predict", str(trained), str(data / "images" / "val"), "--out", str(tmp_path / "p")]) == 130
+    assert said(capsys).endswith("nuriwake: Stopped.")
+
+
 def test_plot_draws_history_classes_and_confusion(trained, capsys):
     assert run(["plot", str(trained)]) == 0
     assert {"classes.png", "confusion.png", "history-loss.png"} <= {path.name for path in (trained / "plots").iterdir()}
@@ -85,8 +186,8 @@ def test_a_finished_run_resumes_without_its_options_typed_again(trained, data):
     assert (trained / "bundle.safetensors").read_bytes() == before
 
 
-def test_models_lists_every_model(capsys):
-    assert run(["models"]) == 0
+def test_models_lists_the_models(capsys):
+    assert run(["models", "unet"]) == 0
     out = capsys.readouterr().out
     assert "31.04" in out
     assert "unet_mobilenet_v2" in out
@@ -97,7 +198,7 @@ def test_the_python_face(data, tmp_path):
     overrides = {"steps": 2, "batch_size": 2, "augmentation.crop_size": 64}
     found = nw.train(data, model="unet_mobilenet_v2", out=tmp_path / "b", overrides=overrides, say=lines.append)
     assert found.finished
-    assert any("batch" in line or "crop" in line for line in lines)
+    assert any(line.startswith("augmentation.preset = ") for line in lines)
     assert nw.describe(tmp_path / "b").space.names == ("background", "disc", "square", "triangle")
     assert nw.evaluate(tmp_path / "b", data).scores == found.scores
 
@@ -117,11 +218,22 @@ def test_the_python_face(data, tmp_path):
         (["train", "{data}", "--budget", "soon"], "duration"),
         (["predict", "{trained}", "{nothing}", "--out", "{empty}/o"], "no such file or folder"),
         (["predict", "{trained}", "{text}", "--out", "{empty}/o"], "text.png"),
-        (["predict", "{trained}", "{bomb}", "--out", "{empty}/o"], "30000x30000"),
+        (["predict", "{trained}", "{bomb}", "--out", "{empty}/o"], "30,000x30,000"),
         (["predict", "{trained}", "{cut}", "--out", "{empty}/o"], "cut.jpg"),
         (["predict", "{broken}", "{data}", "--out", "{empty}/o"], "broken.safetensors"),
         (["predict", "{foreign}", "{data}", "--out", "{empty}/o"], "no nuriwake bundle"),
         (["evaluate", "{trained}", "{data}", "--split", "test"], "test"),
+        (["evaluate", "{trained}", "{data}", "--thresholds", "0.5"], "wants 4, found 1"),
+        (["predict", "{trained}", "{data}", "--out", "{empty}/o", "--flip", "all"], "Did you mean --flips"),
+        (
+            ["predict", "{trained}", "{data}", "--out", "{empty}/o", "--settings", "{misspelt}"],
+            "Did you mean 'overlap'",
+        ),
+        (["predict", "{trained}", "{data}", "--out", "{empty}/o", "--postprocessing", "{{operation: opn}}"], "'open'"),
+        (["predict", "{trained}", "{data}", "--out", "{empty}/o", "--postprocessing", "{{operation"], "expected YAML"),
+        (["predict", "{trained}", "{data}", "--out", "{empty}/o", "--decoding.cut", "1"], "settings.decoding.cut"),
+        (["settings", "{trained}", "--overlap", "0.9"], "overlap: expected 0 to 0.5, found 0.9"),
+        (["train", "{data}", "--out", "{empty}/r", "--predict.thresholds", "0.5"], "wants 4, found 1"),
         (["plot", "{empty}"], "holds no run"),
     ],
 )
@@ -152,6 +264,8 @@ def bad(tmp_path, data) -> dict[str, Path]:
             "foreign": "foreign.safetensors",
         }.items()
     }
+    places["misspelt"] = tmp_path / "misspelt.yaml"
+    places["misspelt"].write_text("overlp: 0.3")
     places["field"].write_text("optim: {learning_rat: 1}")
     places["text"].write_text("no image")
     places["bomb"].write_bytes(_png_header(30_000, 30_000))

@@ -1,6 +1,8 @@
 """A bundle comes back whole, and everything that is not one is refused with a sentence."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +15,21 @@ from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.inference.rules import PostprocessingRule
 from nuriwake.inference.settings import PredictSettings
-from nuriwake.models import build_model
-from nuriwake.weights.bundle import Bundle, ModelSpec, load_predictor, read_bundle, save_bundle
+from nuriwake.models import MODELS, build_model
+from nuriwake.models.backbones import BACKBONES
+from nuriwake.models.unet import UNet
+from nuriwake.weights.bundle import (
+    OTHER_SETTINGS,
+    Bundle,
+    ModelSpec,
+    change_bundle,
+    describe_bundle,
+    load_predictor,
+    read_bundle,
+    resolved_options,
+    save_bundle,
+)
+from nuriwake.weights.licence import weights_licence
 
 SPEC = ModelSpec("unet", 3, 1, {"width": 4})
 
@@ -139,24 +154,104 @@ def test_a_damaged_header(path, change):
 def test_arrays_missing_extra_or_misshapen(path):
     first = sorted(load_file(path))[0]
     rewrite(path, change_state=lambda state: {name: value for name, value in state.items() if name != first})
-    with pytest.raises(UserError, match=f"1 are missing: {first}"):
+    with pytest.raises(UserError, match=f"1 missing: {first}"):
         load_predictor(path)
     rewrite(path, change_state=lambda state: {**state, first: torch.zeros(7)})
-    with pytest.raises(UserError, match=rf"1 have another shape: {first} \(7,\) instead of"):
+    with pytest.raises(UserError, match=rf"1 of another shape: {first} \(expected .*, found 7\)"):
         load_predictor(path)
 
 
 def test_extra_arrays(path):
     rewrite(path, change_state=lambda state: {**state, "more.weight": torch.zeros(7)})
-    with pytest.raises(UserError, match=r"1 do not belong to it: more\.weight"):
+    with pytest.raises(UserError, match=r"1 unexpected: more\.weight"):
         load_predictor(path)
 
 
 def test_a_header_that_is_not_json_leaves_the_old_bundle(path, bundle, model):
-    from dataclasses import replace
-
     old = path.read_bytes()
     with pytest.raises(UserError, match="write undefined metrics as None"):
         save_bundle(path, replace(bundle, metrics={"dice": float("nan")}), model)
     assert path.read_bytes() == old
     assert len(list(path.parent.iterdir())) == 1
+
+
+def test_a_description_reads_no_arrays(path, monkeypatch):
+    whole, _ = read_bundle(path)
+    path.write_bytes(path.read_bytes())
+    assert describe_bundle(path) == whole
+
+
+def test_settings_are_changed_in_place_and_nothing_else_is(path, model, bundle):
+    found = change_bundle(path.parent, {"thresholds": [0.7], "postprocessing": [{"operation": "keep_largest"}]})
+    read, state = read_bundle(path)
+    assert read == found
+    assert read.settings == replace(
+        bundle.settings, thresholds=(0.7,), postprocessing=(PostprocessingRule("keep_largest"),)
+    )
+    assert read.notes == (*bundle.notes, OTHER_SETTINGS)
+    assert (read.model, read.space, read.config) == (describe_bundle(path).model, bundle.space, bundle.config)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(state[name], tensor)
+    assert [item.name for item in path.parent.iterdir()] == ["bundle.safetensors"]
+    change_bundle(path, {"flips": "all"})
+    assert describe_bundle(path).notes.count(OTHER_SETTINGS) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"threshold": [0.5]}, "Did you mean 'thresholds'"),
+        ({"thresholds": [0.5, 0.5]}, "wants 1, found 2"),
+        ({"postprocessing": [{"operation": "keep_largest", "classes": ["細砲"]}]}, "Known: background, 細胞"),
+        ({"decoding": {"score_threshold": 0.5}}, r"settings\.decoding\.score_threshold"),
+    ],
+)
+def test_settings_that_do_not_fit_leave_the_bundle(path, changes, words):
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=words):
+        change_bundle(path, changes)
+    assert path.read_bytes() == before
+
+
+def test_the_same_settings_write_nothing(path, bundle):
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    assert change_bundle(path, {"thresholds": [0.4]}).settings == bundle.settings
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+
+
+def test_a_default_that_changes_later_does_not_change_a_bundle(tmp_path, bundle, monkeypatch):
+    options = resolved_options("unet", {"width": 4})
+    model = build_model("unet", in_channels=3, classes=1, options=options)
+    save_bundle(tmp_path / "b.safetensors", replace(bundle, model=ModelSpec("unet", 3, 1, options)), model)
+    names = UNet.__init__.__kwdefaults__
+    assert {"width": 4}.items() <= options.items() >= {"depth": names["depth"]}.items()
+    monkeypatch.setitem(UNet.__init__.__kwdefaults__, "depth", names["depth"] - 1)
+    monkeypatch.setitem(MODELS, "unet", replace(MODELS["unet"], defaults={"upsampling": "bilinear"}))
+    found = load_predictor(tmp_path / "b.safetensors").model
+    assert {key: item.shape for key, item in found.state_dict().items()} == {
+        key: item.shape for key, item in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", ["unet_mobilenet_v2", "segformer_b0", "deeplabv3_mobilenet_v3_large"])
+def test_resolved_options_survive_json(name):
+    options = json.loads(json.dumps(resolved_options(name, {})))
+    whole, usual = (build_model(name, in_channels=3, classes=2, options=given).state_dict() for given in (options, {}))
+    assert {key: item.shape for key, item in whole.items()} == {key: item.shape for key, item in usual.items()}
+
+
+def test_the_licence_of_the_weights_that_a_training_began_from(tmp_path, monkeypatch):
+    entry = BACKBONES["mobilenet_v2"]
+    content = b"weights"
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(BACKBONES, "mobilenet_v2", replace(entry, published=f"https://example.org/{name}"))
+    file = tmp_path / name
+    file.write_bytes(content)
+    known = f"backbone weights: {entry.licence}"
+    assert weights_licence("unet_mobilenet_v2", None) == ""
+    for weights in ("pretrained", f"https://example.org/{name}", str(file)):
+        assert weights_licence("unet_mobilenet_v2", weights) == known
+    file.write_bytes(b"others of this name")
+    assert weights_licence("unet_mobilenet_v2", str(file)) == f"unknown: {name}"
+    assert weights_licence("unet_mobilenet_v2", "/x/mine.pth") == "unknown: mine.pth"
+    assert "apache-2.0" in weights_licence("unet_convnext_tiny", "pretrained")

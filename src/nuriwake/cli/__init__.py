@@ -15,12 +15,14 @@ app = App(
     help="Image segmentation: train, evaluate, predict.",
     version=version("nuriwake"),
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # `run` says a sentence
 )
 VERBS = {
     "train": "Train a model on a folder of images and masks.",
     "evaluate": "Score a run or bundle on a split of a data set.",
     "predict": "Predict images: label PNG, overlay, predictions.json.",
     "import": "Turn published weights of another library into a bundle.",
+    "settings": "Say what a bundle is and how it answers, and change how.",
     "plot": "Draw a run's history, classes, confusion matrix and report.",
     "models": "List the models there are.",
     "demo-data": "Draw a small data set to try everything on.",
@@ -33,7 +35,11 @@ for verb, summary in VERBS.items():
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb and leave with its exit code: 0 done, 1 the work failed, 2 what the user gave is wrong, 130 stopped."""
+    """Run one verb and leave with its exit code.
+
+    0 done, 1 the work failed, 2 what the user gave is wrong, 128 + signal when a signal stopped it (130: Ctrl-C; 143:
+    SIGTERM, after a training has saved itself).
+    """
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -2,9 +2,14 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+from nuriwake.cli.options import NO_SETTINGS, SettingsFields, settings_changes
+
+if TYPE_CHECKING:
+    from nuriwake.engine.evaluate import Evaluation
 
 
 def evaluate(
@@ -12,10 +17,12 @@ def evaluate(
     data: Path,
     *,
     split: str = "val",
+    settings: Path | None = None,
     metrics: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     tolerance: float = 1.0,
     device: str = "auto",
     json: bool = False,
+    fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Score a run or bundle on a split of a data set.
 
@@ -23,29 +30,51 @@ def evaluate(
         run: a run folder or a bundle file.
         data: a folder whose format is recognised, or a YAML file that describes the data.
         split: the name of the split.
+        settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         metrics: further ones: surface (HD95 in three definitions, NSD, average surface distance), boundary (boundary IoU).
         tolerance: of the NSD, in the unit of the data's spacing (pixels where they give none).
         device: auto, cpu, cuda or cuda:N.
         json: print everything as one JSON object instead of tables.
+        fields: of the settings.
     """
     from nuriwake.api import evaluate as evaluate_data
 
-    found = evaluate_data(run, data, split=split, metrics=metrics, tolerance=tolerance, device=device)
+    changes = settings_changes(settings, fields)
+    found = evaluate_data(run, data, split=split, metrics=metrics, tolerance=tolerance, settings=changes, device=device)
     if json:
-        print(json_format.dumps(found.plain(), ensure_ascii=False, indent=1, allow_nan=False))
-        return
+        about = {"run": str(run), "data": str(data), "split": split, "count": len(found.images)}
+        print(json_format.dumps(about | found.plain(), ensure_ascii=False, indent=1, allow_nan=False))
+    else:
+        _print(found, f"{data}, {split}: {len(found.images)} {'image' if len(found.images) == 1 else 'images'}")
+
+
+def _print(found: "Evaluation", title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    scores = Table("score", "value", title=f"{data}, {split}: {len(found.images)} images", title_justify="left")
+    scores = Table("score", "value")
     for name, value in found.scores.items():
         scores.add_row(name, _number(value))
-    columns = sorted({score for row in found.per_class.values() for score in row})
-    classes = Table("class", *columns)
-    for name, row in found.per_class.items():
-        classes.add_row(name, *(_number(row.get(column)) for column in columns))
-    console.print(scores, classes)
+    console = Console()
+    console.print(title, markup=False, highlight=False)
+    console.print(scores)
+    columns = list(dict.fromkeys(score for row in found.per_class.values() for score in row))
+    widest = max(map(len, found.per_class), default=0)
+    for group in _fitting(columns, console.width - widest - 4):
+        classes = Table("class", *group)
+        for name, row in found.per_class.items():
+            classes.add_row(name, *(_number(row.get(column)) for column in group))
+        console.print(classes)
+
+
+def _fitting(columns: list[str], width: int) -> list[list[str]]:
+    """`columns` in groups that a table of `width` characters has room for, so that none is cut."""
+    groups: list[list[str]] = [[]]
+    for column in columns:
+        if groups[-1] and sum(max(len(name), 6) + 3 for name in (*groups[-1], column)) > width:
+            groups.append([])
+        groups[-1].append(column)
+    return groups
 
 
 def _number(value: float | None) -> str:

@@ -1,18 +1,21 @@
 """`nuriwake predict`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nuriwake.cli.options import NO_SETTINGS, SettingsFields, settings_changes
 
 
 def predict(
     run: Path,
     *images: Path,
     out: Path,
-    tile: int | None = None,
-    flips: Literal["none", "horizontal", "all"] | None = None,
-    scales: tuple[float, ...] | None = None,
+    settings: Path | None = None,
     overlay: bool = True,
     device: str = "auto",
+    fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Predict images: a label PNG and an overlay per image, and predictions.json.
 
@@ -20,16 +23,14 @@ def predict(
         run: a run folder or a bundle file.
         images: files, or folders that are searched for images with their subfolders.
         out: the folder for the results.
-        tile: images with a longer side are taken in overlapping tiles of this many pixels; 0 never.
-        flips: mirrored copies that are averaged: none, horizontal or all.
-        scales: sizes whose predictions are averaged, such as 0.75 1 1.25.
+        settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         overlay: write the picture with the classes painted over it, too.
         device: auto, cpu, cuda or cuda:N.
+        fields: of the settings.
     """
     from nuriwake.api import load
-    from nuriwake.cli.prediction import find_images, predict_files, with_options
+    from nuriwake.cli.prediction import find_images, predict_files
 
-    predictor = load(run, device=device)
-    predictor = predictor.with_settings(with_options(predictor.settings, tile=tile, flips=flips, scales=scales))
+    predictor = load(run, device=device, settings=settings_changes(settings, fields))
     count = predict_files(predictor, find_images(images), out=out, overlay=overlay, source=run)
-    print(f"{count} images -> {out}")
+    print(f"{count} {'image' if count == 1 else 'images'} -> {out}")

@@ -1,7 +1,6 @@
 """From image files to files of predictions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
 from nuriwake.engine.progress import Bar
 from nuriwake.inference.predictor import Predictor
-from nuriwake.inference.settings import Flips, PredictSettings
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
@@ -38,17 +36,6 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
                 )
             found[name] = file
     return dict(sorted(found.items()))
-
-
-def with_options(
-    settings: PredictSettings, *, tile: int | None, flips: Flips | None, scales: tuple[float, ...] | None
-) -> PredictSettings:
-    """`settings` with what was asked for; `tile` 0 switches tiles off."""
-    if tile is not None:
-        settings = replace(settings, tile=tile or None)
-    if flips is not None:
-        settings = replace(settings, flips=flips)
-    return settings if scales is None else replace(settings, scales=scales)
 
 
 def predict_files(predictor: Predictor, images: Mapping[str, Path], *, out: Path, overlay: bool, source: Path) -> int:

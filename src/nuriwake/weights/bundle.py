@@ -6,7 +6,7 @@ the programs that wrote it. Reading builds tensors and plain values; nothing in 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,18 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.preprocessing import Preprocessing
-from nuriwake.inference.settings import PredictSettings
+from nuriwake.inference.settings import Changes, PredictSettings, change_settings
 from nuriwake.models.base import Model
+from nuriwake.models.state import load_strictly
 
 FORMAT = 1
 """The version of this layout. A reader refuses a higher one."""
 
 FILE_NAME = "bundle.safetensors"
 """The bundle of a run, in its folder."""
+
+OTHER_SETTINGS = "The scores were measured before the settings were changed."
+"""The note of a bundle whose settings are no longer those of its evaluation."""
 
 _HEADER = "nuriwake"
 
@@ -49,12 +53,12 @@ class Bundle:
 
     Args:
         task: "semantic".
-        model: how to build the network; `classes` are its output channels.
+        model: how to build the network, every option resolved; `classes` are its output channels.
         space: the classes.
         preprocessing: what the network expects of an image.
         settings: how it is used: tiles, thresholds, post-processing.
         metrics: headline scores on validation data; None for what is not defined.
-        licence: of the weights, as an SPDX name or a sentence; empty when nobody said.
+        licence: of the weights, as an SPDX name or a sentence; empty when nobody said and none were given to start from.
         config: the resolved configuration of the run, as plain values.
         notes: what a user should know (source of the weights, arrays left out).
     """
@@ -77,9 +81,31 @@ def save_bundle(path: str | Path, bundle: Bundle, model: Model, *, state: Mappin
         state: other arrays of the same names instead (averaged weights). Arrays that share memory (tied weights) are
             written once and tied again when read.
     """
+    _write(path, bundle, model.state_dict() if state is None else state)
+
+
+def change_bundle(path: str | Path, settings: Changes) -> Bundle:
+    """Keep other settings in the bundle of a file or run folder, atomically; see `load_predictor`. Returns the new bundle.
+
+    Raises:
+        UserError: as `load_predictor`; the bundle then stays as it is.
+    """
+    file = find_bundle(path)
+    bundle, state = read_bundle(file)
+    changed = replace(bundle, settings=change_settings(bundle.settings, settings))
+    if changed == bundle:
+        return bundle
+    _predictor(file, changed, state)
+    if changed.metrics and OTHER_SETTINGS not in changed.notes:
+        changed = replace(changed, notes=(*changed.notes, OTHER_SETTINGS))
+    _write(file, changed, state)
+    return changed
+
+
+def _write(path: str | Path, bundle: Bundle, state: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    arrays, aliases = _untie(model.state_dict() if state is None else state)
+    arrays, aliases = _untie(state)
     header = {
         "format": FORMAT,
         "nuriwake": version("nuriwake"),
@@ -103,27 +129,40 @@ def read_bundle(path: str | Path) -> tuple[Bundle, dict[str, Tensor]]:
     Raises:
         UserError: no such file, cut off or damaged, not a bundle of ours, or written by a newer nuriwake.
     """
+    header, state = _read(Path(path), arrays=True)
+    for name, original in header["aliases"].items():
+        if original not in state:
+            raise UserError(f"{path}: the array '{original}', shared with '{name}', is missing; the bundle is damaged.")
+        state[name] = state[original]
+    return _bundle(path, header), state
+
+
+def describe_bundle(path: str | Path) -> Bundle:
+    """As `read_bundle`, without its arrays, which are not read."""
+    return _bundle(path, _read(Path(path), arrays=False)[0])
+
+
+def _bundle(path: str | Path, header: Mapping[str, Any]) -> Bundle:
+    try:
+        return from_plain(Bundle, header["bundle"])
+    except UserError as error:
+        raise UserError(f"{path}: the bundle's header does not fit this nuriwake. {error}") from error
+
+
+def _read(path: Path, *, arrays: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such bundle file.")
     try:
         with safe_open(path, "pt") as file:
             header = _header(path, file.metadata() or {})
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names: list[str] = list(file.keys()) if arrays else []
+            return header, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: no readable safetensors file; it is damaged, cut off or of another format ({error})."
         ) from error
-    for name, original in header["aliases"].items():
-        if original not in state:
-            raise UserError(f"{path}: the array '{original}', shared with '{name}', is missing; the bundle is damaged.")
-        state[name] = state[original]
-    try:
-        return from_plain(Bundle, header["bundle"]), state
-    except UserError as error:
-        raise UserError(f"{path}: the bundle's header does not fit this nuriwake. {error}") from error
 
 
 def load_predictor(
@@ -131,23 +170,40 @@ def load_predictor(
     *,
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
-    settings: PredictSettings | None = None,
+    settings: Changes = None,
     read: Callable[[Path], np.ndarray] | None = None,
 ) -> Predictor:
-    """A predictor from a bundle file or a run folder; `settings` None takes the bundle's.
+    """A predictor from a bundle file or a run folder.
+
+    Args:
+        settings: None takes the bundle's, a mapping changes some fields of them, `PredictSettings` replaces them.
 
     Raises:
         UserError: as `read_bundle`; or the arrays are not those of the model that the header names.
     """
     file = find_bundle(path)
     bundle, state = read_bundle(file)
+    bundle = replace(bundle, settings=change_settings(bundle.settings, settings))
+    return _predictor(file, bundle, state, device=device, precision=precision, read=read)
+
+
+def _predictor(
+    file: Path,
+    bundle: Bundle,
+    state: Mapping[str, Tensor],
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    read: Callable[[Path], np.ndarray] | None = None,
+) -> Predictor:
     model = _build(bundle.model)
-    fill_model(model, state, where=str(file))
+    load_strictly(model, state, str(file))
     return Predictor(
         model.eval(),
         space=bundle.space,
         preprocessing=bundle.preprocessing,
-        settings=settings or bundle.settings,
+        task=bundle.task,
+        settings=bundle.settings,
         device=device,
         precision=precision,
         read=read,
@@ -164,24 +220,23 @@ def find_bundle(path: str | Path) -> Path:
     return path / FILE_NAME
 
 
-def fill_model(model: Model, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Load `state` into `model`; UserError names arrays that are missing, extra or of another shape."""
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    for what, names in (
-        ("are missing", missing),
-        ("do not belong to it", extra),
-        ("have another shape", sorted(shapes)),
-    ):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{where}: of the model's arrays, {len(names)} {what}: {', '.join(names[:3])}{more}.")
-    model.load_state_dict(state)
+def resolved_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the model `name` as it is built with `given`, for `ModelSpec`: defaults change, a bundle does not.
+
+    A default that JSON cannot hold (a class, in somebody's own constructor) is left to the constructor.
+    """
+    from nuriwake.models.catalogue import model_options
+
+    defaults = {key: to_plain(value) for key, value in model_options(name).items()}
+    return {key: value for key, value in defaults.items() if _is_plain(value)} | to_plain(given)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _build(spec: ModelSpec) -> Model:
