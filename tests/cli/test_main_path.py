@@ -23,6 +23,7 @@ from nuriwake.recipes.demo_data import draw_demo_data
 from nuriwake.weights.bundle import Bundle, ModelSpec, save_bundle
 
 SMALL = ["--steps", "4", "--batch-size", "2", "--augmentation.crop-size", "64", "--evaluation.every", "2"]
+TINY = ["--model", "unet", "--model.options.width", "4", "--model.options.depth", "2"]
 CLEAN = ["--predict.postprocessing", "{operation: drop_small, area: 5, classes: [disc, 2]}", "--predict.tile", "64"]
 
 
@@ -160,10 +161,24 @@ def test_a_stopped_training_says_so_and_goes_on(data, tmp_path, capsys, monkeypa
         return entered
 
     monkeypatch.setattr(Interrupts, "__enter__", enter_and_stop)
-    tiny = ["--model", "unet", "--model.options.width", "4", "--model.options.depth", "2"]
-    assert run(["train", str(data), "--out", str(tmp_path / "r"), *tiny, *SMALL]) == code
+    assert run(["train", str(data), "--out", str(tmp_path / "r"), *TINY, *SMALL]) == code
     assert "stopped at step 0 and saved; continue with resume" in said(capsys)
     assert (tmp_path / "r" / "checkpoints" / "last.pt").is_file()
+
+
+def test_a_run_in_bf16_is_scored_as_it_is_loaded(data, tmp_path, capsys):
+    out = tmp_path / "r"
+    options = [*TINY, *SMALL, "--precision", "bf16", "--predict.thresholds", "0.2", "0.3", "0.4", "0.5"]
+    assert run(["train", str(data), "--out", str(out), *options]) == 0
+    bundle = nw.describe(out)
+    assert bundle.settings.thresholds == (0.2, 0.3, 0.4, 0.5)
+    assert (bundle.model.options["width"], bundle.model.options["upsampling"]) == (4, "transposed")
+    capsys.readouterr()
+    assert run(["evaluate", str(out), str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    kept = json.loads((out / "evaluation.json").read_text())
+    assert (found["scores"], found["confusion"]) == (kept["scores"], kept["confusion"])
+    assert {name: bundle.metrics[name] for name in kept["scores"]} == kept["scores"]
 
 
 def test_a_stopped_prediction_says_so(trained, data, tmp_path, capsys, monkeypatch):

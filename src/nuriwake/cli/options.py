@@ -35,7 +35,8 @@ def partial(kind: type, leave_out: tuple[str, ...] = ()) -> type:
             inner = partial(hint, tuple(name.removeprefix(head) for name in leave_out if name.startswith(head)))
             parts.append((item.name, inner, field(default_factory=inner)))
         elif get_origin(hint) is Mapping:
-            parts.append((item.name, dict[get_args(hint)], field(default_factory=dict)))
+            free = dict[get_args(hint)]  # pyright: ignore[reportInvalidTypeArguments]
+            parts.append((item.name, free, field(default_factory=dict)))
         else:
             hint = tuple[str, ...] if _is_nested(hint) else hint
             # --thresholds 0.4 0.6, not only --thresholds 0.4 --thresholds 0.6
