@@ -43,9 +43,9 @@ def fetch(address: str, target: Path, *, sha256: str = "") -> Path:
         _continue(address, part, mark)
     except (OSError, HTTPException) as error:
         raise RunError(_by_hand(address, target, str(error) or type(error).__name__)) from error
+    mark.unlink(missing_ok=True)
     _verify(address, part, target, sha256)
     part.replace(target)
-    mark.unlink(missing_ok=True)
     return target
 
 

@@ -150,7 +150,10 @@ def _likeness(source: Published, contents: Contents) -> float:
     known = 0.0
     for key in contents.arrays:
         own = source.rename(key)
-        known += 0.5 if own == key and own.startswith("encoder.") else own not in (None, key, f"published.{key}")
+        if own == key:
+            known += 0.5 if key.startswith("encoder.") else 0.0
+        else:
+            known += own not in (None, f"published.{key}")
     return known / max(len(contents.arrays), 1)
 
 

@@ -142,7 +142,7 @@ def smp_dilated_backbone(shapes: Shapes, config: Config) -> str:
 
 def _torchvision_spec(shapes: Shapes, config: Config) -> ModelSpec:
     classes, auxiliary = shapes["classifier.4.weight"][0], shapes.get("aux_classifier.0.weight", (0,))[0]
-    if "backbone.0.0.weight" in shapes:
+    if any(key.startswith("backbone.0.") for key in shapes):
         channels = shapes["backbone.0.0.weight"][1]
         return ModelSpec("deeplabv3_mobilenet_v3_large", channels, classes, {"auxiliary_channels": auxiliary})
     name = require_resnet(shapes, "backbone.", source="torchvision")

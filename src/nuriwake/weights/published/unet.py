@@ -58,7 +58,7 @@ def _textbook_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 
 def _textbook_head(shapes: Shapes) -> tuple[int, ...]:
-    return shapes.get("outc.conv.weight", ()) or shapes.get("outc.weight", ())
+    return shapes["outc.weight" if "outc.weight" in shapes else "outc.conv.weight"]
 
 
 def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -98,6 +98,8 @@ def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 
 def _level_name(level: int, rest: str, depth: int) -> str | None:
+    if level >= depth:
+        return None
     for pattern, ours in _MMSEG_DECODER:
         if found := re.fullmatch(pattern, rest):
             return found.expand(ours).format(depth - 1 - level)
@@ -118,9 +120,7 @@ def _count(pattern: str, shapes: Shapes) -> int:
 
 
 def _is_textbook(shapes: Shapes) -> bool:
-    return {"inc.double_conv.0.weight", "down1.maxpool_conv.1.double_conv.0.weight"} <= shapes.keys() and bool(
-        _textbook_head(shapes)
-    )
+    return any(key.startswith("down1.maxpool_conv.1.double_conv.") for key in shapes)
 
 
 def _is_smp(shapes: Shapes) -> bool:
@@ -131,12 +131,8 @@ def _mmseg(depth: int) -> Published:
     """mmsegmentation's U-Net of `depth` halvings; its keys count from the other end, so the depth decides the names."""
 
     def recognise(shapes: Shapes) -> bool:
-        return {
-            "backbone.encoder.0.0.convs.0.conv.weight",
-            "backbone.decoder.0.upsample.interp_upsample.1.conv.weight",
-            "decode_head.convs.0.conv.weight",
-            "decode_head.conv_seg.weight",
-        } <= shapes.keys() and _count(r"backbone\.decoder\.(\d+)\.", shapes) == depth
+        upsampled = any(re.match(r"backbone\.decoder\.\d+\.upsample\.interp_upsample\.", key) for key in shapes)
+        return upsampled and _count(r"backbone\.decoder\.(\d+)\.", shapes) == depth
 
     return Published(
         "mmseg",
