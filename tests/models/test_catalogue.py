@@ -205,4 +205,5 @@ def test_import_paths_are_models_too():
 def test_the_list():
     assert list_models() == sorted(MODELS)
     assert list_models("unet_v") == ["unet_valid"]
-    assert model_options("unet") == {"width": 64, "depth": 4, "bias": True, "upsampling": "transposed", "dropout": 0.0}
+    options = {"width": 64, "depth": 4, "bias": True, "upsampling": "transposed", "refine_channels": 0, "dropout": 0.0}
+    assert model_options("unet") == options

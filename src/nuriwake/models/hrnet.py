@@ -18,6 +18,10 @@ from nuriwake.models.layers import initialise, initialise_head
 from nuriwake.models.outputs import PixelLogits
 
 
+DEEPEST_STRIDE = 32
+"""Of the coarsest of the four branches."""
+
+
 class HRNet(Model):
     """(B, in_channels, H, W) -> `PixelLogits` (B, classes, H/4, W/4) or, with `align_corners`, (B, classes, H, W).
 
@@ -50,6 +54,8 @@ class HRNet(Model):
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
+        if not align_corners:  # the consumer enlarges, so the logits must cover the image exactly
+            self.input_multiple = self.input_minimum = DEEPEST_STRIDE
         self.encoder = hrnet_encoder(
             backbone, in_channels=in_channels, weights=backbone_weights, layout=layout, align_corners=align_corners
         )
