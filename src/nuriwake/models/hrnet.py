@@ -17,7 +17,6 @@ from nuriwake.models.base import Model
 from nuriwake.models.layers import initialise, initialise_head
 from nuriwake.models.outputs import PixelLogits
 
-
 DEEPEST_STRIDE = 32
 """Of the coarsest of the four branches."""
 
