@@ -85,7 +85,7 @@ class EfficientAttention(nn.Module):
         if self.reduction is not None and self.reduction_norm is not None:
             context = self.reduction_norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         key, value = self.key_value(context).chunk(2, dim=-1)
-        answer = functional.scaled_dot_product_attention(*map(self._split, (self.query(x), key, value)))
+        answer = functional.scaled_dot_product_attention(*map(self._split, (self.query(x), key, value)))  # pyright: ignore[reportArgumentType]
         return self.output(answer.transpose(1, 2).reshape(x.shape))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class Decoder(nn.Module):
         parts = [self._fused(index, x, kernel) for index, (x, kernel) in enumerate(zip(maps, kernels, strict=True))]
         total = parts[0]
         for part in parts[1:]:
-            total = total + fit_logits(part, size)
+            total = total + fit_logits(part, size)  # pyright: ignore[reportArgumentType]
         return functional.relu(self.norm(total))
 
     def _fused(self, index: int, x: Tensor, kernel: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class Decoder(nn.Module):
         if len(self.projection_norms):
             return functional.conv2d(functional.relu(self.projection_norms[index](projection(x))), kernel)
         matrix = kernel.flatten(1)
-        weight, bias = matrix @ projection.weight.flatten(1), matrix @ projection.bias
+        weight, bias = matrix @ projection.weight.flatten(1), matrix @ projection.bias  # pyright: ignore[reportCallIssue, reportOperatorIssue]
         return functional.conv2d(x, weight[:, :, None, None], bias.to(weight.dtype))
 
 

@@ -1,3 +1,4 @@
+# pyright: reportConstantRedefinition=false
 """How the arrays of a Mix Transformer are called in the files of its publishers, and how they are laid out there."""
 
 import re

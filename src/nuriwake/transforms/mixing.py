@@ -23,6 +23,11 @@ class Mixing(Protocol):
     """One mixing operation: a frozen dataclass of plain fields."""
 
     @property
+    def name(self) -> str:
+        """What a configuration calls it."""
+        ...
+
+    @property
     def probability(self) -> float:
         """How often it happens, 0..1."""
         ...
