@@ -82,7 +82,7 @@ def _listed(path: Path) -> list[tuple[Path, str]]:
 
 
 def _predict_file(predictor: Predictor, file: Path, target: Path, *, overlay: bool, out: Path) -> dict[str, Any]:
-    image = read_image(file)
+    image = predictor.preprocessing.checked(read_image(file), str(file))  # so that a refusal names the file
     prediction = predictor(image)
     files = prediction.save(target.with_name(f"{target.name}.png"))
     entry: dict[str, Any] = {
