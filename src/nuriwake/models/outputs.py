@@ -24,3 +24,81 @@ def fit_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class RegionOutput(NamedTuple):
+    """Boxes that were found, with a mask inside each: Mask R-CNN. N counts the boxes of all images of the batch.
+
+    Attributes:
+        boxes: float32 (N, 4), xyxy in pixels of the input, inside it.
+        scores: float32 (N,), 0..1; within an image from high to low.
+        labels: int64 (N,), 0..classes-1.
+        masks: float32 (N, m, m), the probability of the box's class at the m x m cells of the box, after the sigmoid.
+        image: int64 (N,), the row of the batch that the box belongs to, ascending.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    image: Tensor
+
+
+class RegionPixelOutput(NamedTuple):
+    """Regions and a label map from one pyramid: Panoptic FPN.
+
+    Attributes:
+        regions: of the things.
+        logits: (B, C, h, w), before softmax, over the stuff classes and what else the architecture says; as `PixelLogits`.
+    """
+
+    regions: RegionOutput
+    logits: Tensor
+
+
+class PrototypeOutput(NamedTuple):
+    """One answer per prior, and prototypes whose linear combinations are the masks: YOLACT.
+
+    Attributes:
+        class_logits: (B, N, classes + 1), before softmax; index 0 is background.
+        deltas: (B, N, 4), box offsets relative to `priors`, as the architecture encodes them.
+        coefficients: (B, N, P), after tanh.
+        priors: (N, 4), (centre x, centre y, width, height) as shares of the input's width and height.
+        prototypes: (B, P, h, w), after ReLU.
+        semantic: (B, classes, h', w') logits of the auxiliary semantic term while training; empty (0 channels) otherwise.
+    """
+
+    class_logits: Tensor
+    deltas: Tensor
+    coefficients: Tensor
+    priors: Tensor
+    prototypes: Tensor
+    semantic: Tensor
+
+
+class KernelOutput(NamedTuple):
+    """A class score and a convolution kernel per grid cell and level, and the features they are convolved with: SOLOv2.
+
+    Attributes:
+        class_logits: per level (B, classes, S, S), before the sigmoid.
+        kernels: per level (B, E, S, S).
+        mask_features: (B, E, h, w), at stride 4.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    kernels: tuple[Tensor, ...]
+    mask_features: Tensor
+
+
+class QueryOutput(NamedTuple):
+    """A class and a mask per query: Mask2Former, EoMT.
+
+    Attributes:
+        class_logits: (B, Q, classes + 1), before softmax; the last index means no object.
+        mask_logits: (B, Q, h, w), before the sigmoid; they cover the input's extent, at any resolution.
+        auxiliary: (class_logits, mask_logits) of earlier layers, the first layer first; empty in eval mode.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()
