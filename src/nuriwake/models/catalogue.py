@@ -23,6 +23,7 @@ class ModelEntry:
         backbone: the name of its backbone; None when it has none to choose.
         defaults: options that differ from the constructor's own.
         recipe: the recipe that suits it.
+        task: what it answers: "semantic", "instance", "panoptic", or "any" for models of queries.
     """
 
     build: str
@@ -31,6 +32,7 @@ class ModelEntry:
     backbone: str | None = field(default=None, kw_only=True)
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any], kw_only=True)
     recipe: str = field(default="unet", kw_only=True)
+    task: str = field(default="semantic", kw_only=True)
 
 
 _DEEPLABV3 = "nuriwake.models.deeplabv3:DeepLabV3"

@@ -109,7 +109,7 @@ def read_checkpoint(
     used = len(contents.arrays) + len(contents.others) - len(fitted.left_out)
     report = Report(title(source), used, fitted.left_out, origin, (*notes, *_beside(contents)))
     bundle = Bundle(
-        task="semantic",
+        task=source.task,
         model=spec,
         space=space,
         preprocessing=preprocessing,
@@ -126,6 +126,7 @@ def predictor_of(imported: Imported, **options: Any) -> Predictor:
         imported.model,
         space=bundle.space,
         preprocessing=bundle.preprocessing,
+        task=bundle.task,
         settings=bundle.settings,
         **options,
     )

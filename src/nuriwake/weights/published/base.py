@@ -42,6 +42,7 @@ class Published:
         transform: (our key, published array as a tensor) -> array as we keep it, where a source stores it otherwise.
         arrange: {published key: tensor} -> the same with arrays split or joined, where a source cuts them otherwise, under
             keys that `rename` knows. Comes before `rename` and `transform`; keys that are not cut stay as they are.
+        task: what the weights were trained for, and what the bundle answers: "semantic", "instance" or "panoptic".
     """
 
     source: Source
@@ -56,6 +57,7 @@ class Published:
     notes: tuple[str, ...] = ()
     transform: Callable[[str, Any], Any] | None = None
     arrange: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    task: str = "semantic"
 
     def preprocessing_of(self, shapes: Shapes, config: Config) -> Preprocessing:
         """What the checkpoint of these shapes and `config.json` expects of an image."""
