@@ -44,15 +44,58 @@ class RegionOutput(NamedTuple):
     image: Tensor
 
 
+class RegionTraining(NamedTuple):
+    """What the loss of Mask R-CNN compares, for the anchors and regions of a batch that were drawn to learn from.
+
+    A counts anchors, P those among them that stand for an object, R regions, F those among them that show an object.
+
+    Attributes:
+        objectness: (A,), before the sigmoid.
+        objectness_truth: float32 (A,), 0 or 1.
+        proposal_offsets: (P, 4), from the anchor to the object.
+        proposal_offset_truth: float32 (P, 4).
+        class_logits: (R, classes + 1), before softmax; the last index is background.
+        class_truth: int64 (R,).
+        offsets: (F, 4), from the region to the object, of its class.
+        offset_truth: float32 (F, 4).
+        mask_logits: (F, m, m), before the sigmoid, of the object's class.
+        mask_truth: float32 (F, m, m), 0 or 1.
+    """
+
+    objectness: Tensor
+    objectness_truth: Tensor
+    proposal_offsets: Tensor
+    proposal_offset_truth: Tensor
+    class_logits: Tensor
+    class_truth: Tensor
+    offsets: Tensor
+    offset_truth: Tensor
+    mask_logits: Tensor
+    mask_truth: Tensor
+
+
 class RegionPixelOutput(NamedTuple):
     """Regions and a label map from one pyramid: Panoptic FPN.
 
     Attributes:
-        regions: of the things.
-        logits: (B, C, h, w), before softmax, over the stuff classes and what else the architecture says; as `PixelLogits`.
+        regions: of the things; labels over all classes.
+        logits: (B, 1 + stuff classes, h, w), before softmax: index 0 is any thing, then the stuff classes as they follow
+            each other. They cover the input's extent, at any resolution; as `PixelLogits`.
     """
 
     regions: RegionOutput
+    logits: Tensor
+
+
+class RegionPixelTraining(NamedTuple):
+    """What the loss of Panoptic FPN compares.
+
+    Attributes:
+        regions: of the things.
+        logits: as in `RegionPixelOutput`.
+    """
+
+    regions: RegionTraining
     logits: Tensor
 
 
