@@ -47,14 +47,46 @@ _PSPNET = "nuriwake.models.pspnet:PSPNet"
 _PSPNET_PAPER = "Zhao et al. 2017, arXiv:1612.01105"
 _SEMANTIC_FPN = "nuriwake.models.semantic_fpn:SemanticFPN"
 _SEMANTIC_FPN_PAPER = "Kirillov et al. 2019, arXiv:1901.02446"
+_MASK_RCNN = "nuriwake.models.mask_rcnn:MaskRCNN"
+_MASK_RCNN_PAPER = "He et al. 2017, arXiv:1703.06870"
+_PANOPTIC_FPN = "nuriwake.models.panoptic_fpn:PanopticFPN"
 _UNET_BACKBONE = "nuriwake.models.unet_backbone:UNetBackbone"
 _UNET_PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
 _SEGFORMER = "nuriwake.models.segformer:SegFormer"
+_EOMT = "nuriwake.models.eomt:EoMT"
+_YOLACT = "nuriwake.models.yolact:Yolact"
+_YOLACT_PAPER = "Bolya et al. 2019, arXiv:1904.02689"
 
 
 def _segformer(size: int, summary: str) -> ModelEntry:
     paper, wide = "Xie et al. 2021, arXiv:2105.15203", {"channels": 768} if size >= 2 else {}
     return ModelEntry(_SEGFORMER, summary, paper, backbone=f"mit_b{size}", defaults=wide, recipe="segformer")
+
+
+def _eomt(size: str, query_blocks: int, summary: str) -> ModelEntry:
+    paper, options = "Kerssies et al. 2025, arXiv:2503.19108", {"query_blocks": query_blocks}
+    return ModelEntry(
+        _EOMT, summary, paper, backbone=f"dinov2_{size}", defaults=options, recipe="eomt", task="any"
+    )
+
+
+def _mask_rcnn(backbone: str, summary: str, style: str = "detectron2") -> ModelEntry:
+    defaults = {} if style == "detectron2" else {"style": style}
+    return ModelEntry(
+        _MASK_RCNN,
+        summary,
+        _MASK_RCNN_PAPER,
+        backbone=backbone,
+        defaults=defaults,
+        recipe="mask_rcnn",
+        task="instance",
+    )
+
+
+def _panoptic_fpn(backbone: str, summary: str) -> ModelEntry:
+    return ModelEntry(
+        _PANOPTIC_FPN, summary, _SEMANTIC_FPN_PAPER, backbone=backbone, recipe="panoptic_fpn", task="panoptic"
+    )
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -171,6 +203,44 @@ MODELS: dict[str, ModelEntry] = {
         _DEEPLABV3PLUS_PAPER,
         backbone="mobilenet_v2",
     ),
+    "yolact_mobilenet_v2": ModelEntry(
+        _YOLACT,
+        "YOLACT over MobileNetV2, 128 channels: light",
+        _YOLACT_PAPER,
+        backbone="mobilenet_v2",
+        defaults={"pyramid_channels": 128},
+        recipe="yolact",
+        task="instance",
+    ),
+    "yolact_resnet50": ModelEntry(
+        _YOLACT,
+        "YOLACT over ResNet-50: instances in one pass, fast",
+        _YOLACT_PAPER,
+        backbone="resnet50",
+        recipe="yolact",
+        task="instance",
+    ),
+    "yolact_resnet101": ModelEntry(
+        _YOLACT,
+        "YOLACT over ResNet-101: the paper's base model",
+        _YOLACT_PAPER,
+        backbone="resnet101",
+        recipe="yolact",
+        task="instance",
+    ),
+    "eomt_small": _eomt("small", 3, "EoMT over DINOv2 small: all three tasks from a plain transformer, 24 M parameters"),
+    "eomt_base": _eomt("base", 3, "EoMT over DINOv2 base: 93 M parameters"),
+    "eomt_large": _eomt("large", 4, "EoMT over DINOv2 large: 316 M parameters, the published model"),
+    "eomt_giant": _eomt("giant", 5, "EoMT over DINOv2 giant: 1.2 G parameters, the most accurate of its family"),
+    "mask_rcnn_mobilenet_v2_fpn": _mask_rcnn("mobilenet_v2", "Mask R-CNN over MobileNetV2 and a pyramid: light"),
+    "mask_rcnn_r50_fpn": _mask_rcnn("resnet50", "Mask R-CNN over ResNet-50 and a pyramid: a strong default on a GPU"),
+    "mask_rcnn_r50_fpn_v2": _mask_rcnn(
+        "resnet50", "Mask R-CNN with torchvision's deeper heads of version 2", "torchvision_v2"
+    ),
+    "mask_rcnn_r101_fpn": _mask_rcnn("resnet101", "Mask R-CNN over ResNet-101 and a pyramid"),
+    "panoptic_fpn_mobilenet_v2": _panoptic_fpn("mobilenet_v2", "Panoptic FPN over MobileNetV2: light"),
+    "panoptic_fpn_r50": _panoptic_fpn("resnet50", "Panoptic FPN over ResNet-50: things and stuff from one pyramid"),
+    "panoptic_fpn_r101": _panoptic_fpn("resnet101", "Panoptic FPN over ResNet-101"),
 }
 """Complete names."""
 
@@ -181,6 +251,7 @@ FAMILIES: dict[str, str] = {
     "segformer": _SEGFORMER,
     "pspnet": _PSPNET,
     "semantic_fpn": _SEMANTIC_FPN,
+    "yolact": _YOLACT,
 }
 """Beginnings of names: `<family>_<backbone>` is the family's constructor over any backbone of ours or of timm."""
 

@@ -45,6 +45,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 CLASS_LISTS: dict[tuple[str, int], tuple[str, ...]] = {
     ("voc", 21): tuple(_VOC.split()),
+    ("voc", 20): tuple(_VOC.split())[1:],
     ("cityscapes", 19): _split(_CITYSCAPES),
     ("ade20k", 150): _split(_ADE20K),
     ("coco", 80): _split(_COCO),

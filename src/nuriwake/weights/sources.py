@@ -13,6 +13,7 @@ PUBLISHED: dict[str, str] = {
     "semantic_fpn": "nuriwake.weights.published.semantic_fpn",
     "segformer": "nuriwake.weights.published.segformer",
     "hrnet": "nuriwake.weights.published.hrnet",
+    "yolact": "nuriwake.weights.published.yolact",
 }
 """Family -> module with a tuple `SOURCES`. A new source is one entry there, a new family one file and one line here."""
 
@@ -24,6 +25,7 @@ TITLES = {
     "hrnet": "HRNet-Semantic-Segmentation",
     "semseg": "semseg",
     "detectron2": "Detectron2",
+    "yolact": "YOLACT's repository",
     "textbook": "the textbook U-Net",
 }
 """Source -> what it is called."""

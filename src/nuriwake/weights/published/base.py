@@ -8,7 +8,7 @@ from typing import Any, Literal
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.weights.bundle import ModelSpec
 
-Source = Literal["torchvision", "transformers", "smp", "mmseg", "hrnet", "semseg", "detectron2", "textbook"]
+Source = Literal["torchvision", "transformers", "smp", "mmseg", "hrnet", "semseg", "detectron2", "yolact", "textbook"]
 
 ClassList = Literal["coco", "voc", "ade20k", "cityscapes"]
 """Well-known lists of class names."""

@@ -1,0 +1,53 @@
+"""Prior boxes (Liu et al. 2016, SSD, arXiv:1512.02325, section 2.2): one of each shape in every cell of every map.
+
+A prior is (centre x, centre y, width, height), in shares of the input's width and height.
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from nuriwake.models.boxes import Scale
+
+OFFSET_SCALE: Scale = (10.0, 10.0, 5.0, 5.0)
+"""For `boxes.encode_boxes`: one over what SSD's code calls variances, 0.1 of the centre and 0.2 of the size."""
+
+
+def make_priors(
+    maps: Sequence[tuple[int, int]],
+    sizes: Sequence[float],
+    ratios: Sequence[float],
+    *,
+    square: bool = False,
+    device: torch.device | None = None,
+) -> Tensor:
+    """float32 (N, 4): for every cell of every map, row by row, a prior of each ratio, centred in the cell.
+
+    Args:
+        maps: (height, width) of the feature maps.
+        sizes: for each map the side of its square priors, as a share of the input's.
+        ratios: width / height; the area stays.
+        square: the height is the width, size * sqrt(ratio), whatever the ratio says: the priors of YOLACT's published
+            weights, by a mistake that its authors kept.
+    """
+    parts: list[Tensor] = []
+    for (height, width), size in zip(maps, sizes, strict=True):
+        widths = [size * sqrt(ratio) for ratio in ratios]
+        heights = widths if square else [size / sqrt(ratio) for ratio in ratios]
+        extent = torch.tensor([widths, heights], dtype=torch.float32, device=device).t()
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        shape = (height, width, len(ratios))
+        fields = (x[None, :, None].expand(shape), y[:, None, None].expand(shape), *(
+            side.expand(shape) for side in extent.unbind(1)
+        ))  # fmt: skip
+        parts.append(torch.stack(fields, dim=-1).reshape(-1, 4))
+    return torch.cat(parts)
+
+
+def corners(priors: Tensor) -> Tensor:
+    """Priors (N, 4) -> the same as boxes (N, 4)."""
+    centre, extent = priors.split(2, dim=-1)
+    return torch.cat((centre - extent / 2, centre + extent / 2), dim=-1)
