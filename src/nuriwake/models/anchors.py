@@ -27,7 +27,9 @@ class Anchors:
     rounded: bool = False
     fitted: bool = False
 
-    def __call__(self, shapes: Sequence[Size], strides: Sequence[int], image: Size, device: torch.device) -> list[Tensor]:
+    def __call__(
+        self, shapes: Sequence[Size], strides: Sequence[int], image: Size, device: torch.device
+    ) -> list[Tensor]:
         """Per level float32 (h * w * ratios, 4): row by row, and at each place the ratios in their order.
 
         Args:
@@ -36,7 +38,9 @@ class Anchors:
             image: (height, width) of the input that the maps are of.
         """
         return [
-            self._level(size, shape, (image[0] // shape[0], image[1] // shape[1]) if self.fitted else (stride, stride), device)
+            self._level(
+                size, shape, (image[0] // shape[0], image[1] // shape[1]) if self.fitted else (stride, stride), device
+            )
             for size, shape, stride in zip(self.sizes, shapes, strides, strict=True)
         ]
 

@@ -343,7 +343,10 @@ def _over_backbone(name: str, family: str) -> ModelEntry:
         # A misspelt complete name is likelier than a misspelt backbone among timm's thousand.
         near = did_you_mean(name, [*MODELS, *(f"{family}_{key}" for key in known)])
         raise UserError(f"There is no model named '{name}', nor a backbone '{backbone}'.{near}")
-    return ModelEntry(FAMILIES[family], f"{family} over {backbone}", "-", backbone=backbone)
+    build = FAMILIES[family]
+    like = next(entry for entry in MODELS.values() if entry.build == build)
+    summary = f"{family} over {backbone}"
+    return ModelEntry(build, summary, "-", backbone=backbone, recipe=like.recipe, task=like.task)
 
 
 def _options(constructor: Callable[..., Model]) -> dict[str, inspect.Parameter]:

@@ -1,10 +1,16 @@
 """The feature pyramid network (Lin et al. 2017, arXiv:1612.03144): a backbone's maps made equally wide, the deep ones
 added to the shallow ones. Shared by every architecture that reads several resolutions."""
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from nuriwake.core.errors import UserError
+
+FINEST = 4
+"""The stride at which a pyramid begins."""
 
 
 class FeaturePyramid(nn.Module):
@@ -47,6 +53,20 @@ class FeaturePyramid(nn.Module):
             sides[index] = sides[index] + functional.interpolate(sides[index + 1], scale_factor=2.0, mode="nearest")
         maps = [smooth(x) for smooth, x in zip(self.smooth, sides, strict=True)] if len(self.smooth) else sides
         return [*maps, functional.max_pool2d(maps[-1], 1, stride=2)] if self.coarsest else maps
+
+
+def first_level(backbone: str, strides: Sequence[int], architecture: str) -> int:
+    """The index of the map at stride 4 among those of `backbone`.
+
+    Raises:
+        UserError: there is none, or the deeper maps do not halve.
+    """
+    first = strides.index(FINEST) if FINEST in strides else None
+    if first is None or any(high != 2 * low for low, high in itertools.pairwise(strides[first:])):
+        raise UserError(
+            f"A {architecture} needs a backbone with maps at the strides 4, 8, 16, ...; '{backbone}' has {strides}."
+        )
+    return first
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, norm: bool) -> nn.Module:

@@ -63,9 +63,7 @@ class RegionBranch(nn.Module):
         self.anchors = Anchors(
             settings.anchor_sizes, settings.anchor_ratios, style.rounded_anchors, style.fitted_anchors
         )
-        self.proposal_head = ProposalHead(
-            inputs, len(settings.anchor_ratios), convolutions=style.proposal_convolutions
-        )
+        self.proposal_head = ProposalHead(inputs, len(settings.anchor_ratios), convolutions=style.proposal_convolutions)
         self.box_pool, self.mask_pool = _pool(BOX_CELLS, style), _pool(MASK_CELLS, style)
         self.box_head = BoxHead(
             inputs,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from nuriwake.core.errors import UserError
 from nuriwake.models.backbones import Backbone, build_backbone
 from nuriwake.models.base import Model
-from nuriwake.models.fpn import FeaturePyramid
+from nuriwake.models.fpn import FeaturePyramid, first_level
 from nuriwake.models.layers import initialise, initialise_head
 from nuriwake.models.outputs import PixelLogits
 
@@ -19,9 +19,6 @@ Normalisation = Literal["group", "batch"]
 
 GROUPS = 32
 """Of the group norm (Wu and He 2018)."""
-
-FINEST = 4
-"""The stride at which the pyramid begins and the levels meet."""
 
 
 class ScaleHead(nn.Module):
@@ -127,7 +124,7 @@ class SemanticFPN(Model):
             )
         self.encoder: Backbone = build_backbone(backbone, in_channels=in_channels, weights=backbone_weights)
         self.notes = self.encoder.notes
-        self.first = _first_level(backbone, self.encoder.strides)
+        self.first = first_level(backbone, self.encoder.strides, "Semantic FPN")
         self.input_multiple = self.input_minimum = self.encoder.strides[-1]
         self.pyramid = FeaturePyramid(self.encoder.channels[self.first :], pyramid_channels, smooth=smooth)
         self.head = SemanticHead(
@@ -163,13 +160,3 @@ def _unit(inputs: int, outputs: int, norm: Normalisation) -> nn.Sequential:
         nn.GroupNorm(GROUPS, outputs) if norm == "group" else nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
-
-
-def _first_level(backbone: str, strides: tuple[int, ...]) -> int:
-    """The index of the map at stride 4."""
-    first = strides.index(FINEST) if FINEST in strides else None
-    if first is None or any(high != 2 * low for low, high in itertools.pairwise(strides[first:])):
-        raise UserError(
-            f"A Semantic FPN needs a backbone with maps at the strides 4, 8, 16, ...; '{backbone}' has {strides}."
-        )
-    return first
