@@ -22,6 +22,8 @@ class ResizeRule:
         longest: with `shortest`, the longer side is at most this; alone, the longer side becomes this.
         exact: (height, width) whatever the aspect ratio; excludes the other two.
         interpolation: "linear", or "area" which averages when shrinking.
+        rounding: of the sides that come out: "nearest" (a half to the even number), "down" (torchvision) or "half_up"
+            (Detectron2).
 
     Raises:
         UserError: none given, `exact` with another, or a size below 1.
@@ -31,6 +33,7 @@ class ResizeRule:
     longest: int | None = None
     exact: tuple[int, int] | None = None
     interpolation: Literal["linear", "area"] = "linear"
+    rounding: Literal["nearest", "down", "half_up"] = "nearest"
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.shortest, self.longest, *(self.exact or ())) if side is not None]
@@ -49,7 +52,12 @@ class ResizeRule:
         if self.longest is not None:
             scales.append(self.longest / max(source))
         scale = min(scales)
-        return max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
+        return _rounded(source[0] * scale, self.rounding), _rounded(source[1] * scale, self.rounding)
+
+
+def _rounded(side: float, how: str) -> int:
+    whole = round(side) if how == "nearest" else int(side) if how == "down" else int(side + 0.5)
+    return max(1, whole)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is asked of a region: the maps inside it (RoIAlign), its class and box, its mask (Mask R-CNN, arXiv:1703.06870)."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -80,7 +81,7 @@ class BoxHead(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(_unit(inputs, inputs, norm=True) for _ in range(convolutions))
         widths = (inputs * resolution**2, *(width,) * layers)
-        self.dense = nn.ModuleList(nn.Linear(low, high) for low, high in zip(widths[:-1], widths[1:], strict=True))
+        self.dense = nn.ModuleList(nn.Linear(low, high) for low, high in itertools.pairwise(widths))
         self.classify = nn.Linear(width, outputs)
         self.offsets = nn.Linear(width, classes * 4)
         for dense in self.dense:

@@ -13,6 +13,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
+from nuriwake.inference.settings import PredictSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.state import listed, load_strictly
@@ -113,6 +114,7 @@ def read_checkpoint(
         model=spec,
         space=space,
         preprocessing=preprocessing,
+        settings=_settings(source, contents),
         licence=source.licence,
         notes=(_provenance(source, contents), *report.reasons(), *notes),
     )
@@ -169,6 +171,14 @@ def _filled(spec: ModelSpec, fitted: Fit, contents: Contents) -> Model:
     return model.eval()
 
 
+def _settings(source: Published, contents: Contents) -> PredictSettings:
+    decoding = source.decoding_of(contents.shapes, contents.config)
+    if source.task == "semantic":
+        return PredictSettings(decoding=decoding)
+    # Objects are found in the whole image: those cut by the border of a tile would be found twice.
+    return PredictSettings(tile=None, decoding=decoding)
+
+
 def _preprocessing(source: Published, spec: ModelSpec, contents: Contents) -> tuple[Preprocessing, tuple[str, ...]]:
     """What the model expects of an image, and a note where that had to be assumed."""
     found = source.preprocessing_of(contents.shapes, contents.config)
@@ -216,20 +226,33 @@ def _space(
 ) -> tuple[LabelSpace, str]:
     """The classes, and where their names come from."""
     exclusive = contents.config.get("activation") != "sigmoid" or spec.classes == 1
-    wanted = 2 if spec.classes == 1 else spec.classes
+    things = _things(source, spec)
+    wanted = 2 if spec.classes == 1 and source.task == "semantic" else spec.classes
     if classes is not None:
         if len(classes) != wanted:
             raise UserError(
                 f"{contents.file}: the model tells {wanted} classes apart, but {len(classes)} names were given."
             )
-        return LabelSpace(tuple(classes), exclusive=exclusive), "as given"
+        return LabelSpace(tuple(classes), things, exclusive=exclusive), "as given"
     if len(contents.names) == wanted:
-        return LabelSpace(contents.names, exclusive=exclusive), "as the file says"
+        return LabelSpace(contents.names, things, exclusive=exclusive), "as the file says"
     known = source.space.get(spec.classes)
     names = class_lists.CLASS_LISTS.get((known or "", spec.classes))
     if known is not None and names is not None:
-        return LabelSpace(names, exclusive=exclusive), f"of {class_lists.TITLES[known]} (told from their number)"
-    return replace(class_lists.unnamed(spec.classes), exclusive=exclusive), "unnamed (give names with --classes)"
+        space = LabelSpace(names, things, exclusive=exclusive)
+        return space, f"of {class_lists.TITLES[known]} (told from their number)"
+    space = class_lists.unnamed(wanted) if source.task == "semantic" else class_lists.numbered(wanted)
+    return replace(space, things=things or space.things, exclusive=exclusive), "unnamed (give names with --classes)"
+
+
+def _things(source: Published, spec: ModelSpec) -> tuple[bool, ...]:
+    """Which classes are things: all of an instance model, those that a panoptic model was built with; else empty."""
+    if source.task == "instance":
+        return (True,) * spec.classes
+    given = spec.options.get("things", ())
+    if source.task == "panoptic" and given:
+        return tuple(label in given for label in range(spec.classes))
+    return class_lists.THINGS.get(spec.classes, ()) if source.task == "panoptic" else ()
 
 
 def _provenance(source: Published, contents: Contents) -> str:

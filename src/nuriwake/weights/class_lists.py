@@ -50,8 +50,13 @@ CLASS_LISTS: dict[tuple[str, int], tuple[str, ...]] = {
     ("ade20k", 150): _split(_ADE20K),
     ("coco", 80): _split(_COCO),
     ("coco", 54): _split(_COCO_STUFF),
+    ("coco", 133): (*_split(_COCO), *_split(_COCO_STUFF)[1:]),
 }
-"""(data set, number of classes) -> names. COCO's 54 are its 53 kinds of stuff behind one class for all things."""
+"""(data set, number of classes) -> names. COCO's 54 are its 53 kinds of stuff behind one class for all things; its 133 are
+the 80 things and this stuff, as its panoptic task has them."""
+
+THINGS: dict[int, tuple[bool, ...]] = {133: tuple(label < 80 for label in range(133))}
+"""Number of classes of a panoptic list -> which are things."""
 
 TITLES = {"voc": "Pascal VOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "coco": "COCO"}
 """What the data sets are called."""
@@ -61,7 +66,12 @@ def unnamed(channels: int) -> LabelSpace:
     """The space of a model with `channels` outputs whose classes nobody named."""
     if channels == 1:
         return LabelSpace(("background", "foreground"))
-    return LabelSpace(tuple(f"class_{label}" for label in range(channels)))
+    return numbered(channels)
+
+
+def numbered(classes: int) -> LabelSpace:
+    """The space of `classes` classes that nobody named."""
+    return LabelSpace(tuple(f"class_{label}" for label in range(classes)))
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:

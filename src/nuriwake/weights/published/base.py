@@ -8,7 +8,9 @@ from typing import Any, Literal
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.weights.bundle import ModelSpec
 
-Source = Literal["torchvision", "transformers", "smp", "mmseg", "hrnet", "semseg", "detectron2", "yolact", "textbook"]
+Source = Literal[
+    "torchvision", "transformers", "smp", "mmseg", "hrnet", "semseg", "detectron2", "mmdet", "yolact", "textbook"
+]
 
 ClassList = Literal["coco", "voc", "ade20k", "cityscapes"]
 """Well-known lists of class names."""
@@ -43,6 +45,7 @@ class Published:
         arrange: {published key: tensor} -> the same with arrays split or joined, where a source cuts them otherwise, under
             keys that `rename` knows. Comes before `rename` and `transform`; keys that are not cut stay as they are.
         task: what the weights were trained for, and what the bundle answers: "semantic", "instance" or "panoptic".
+        decoding: options of the decoder that differ from its own, or a function of shapes and config.
     """
 
     source: Source
@@ -58,10 +61,15 @@ class Published:
     transform: Callable[[str, Any], Any] | None = None
     arrange: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     task: str = "semantic"
+    decoding: Mapping[str, Any] | Callable[[Shapes, Config], Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
     def preprocessing_of(self, shapes: Shapes, config: Config) -> Preprocessing:
         """What the checkpoint of these shapes and `config.json` expects of an image."""
         return self.preprocessing(shapes, config) if callable(self.preprocessing) else self.preprocessing
+
+    def decoding_of(self, shapes: Shapes, config: Config) -> dict[str, Any]:
+        """How the answers of the checkpoint of these shapes and `config.json` are decoded."""
+        return dict(self.decoding(shapes, config) if callable(self.decoding) else self.decoding)
 
     def why_left_out(self, key: str) -> str | None:
         """The reason for leaving the published `key` out, from the table; None when the table has none."""
