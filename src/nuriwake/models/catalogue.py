@@ -54,6 +54,7 @@ _UNET_BACKBONE = "nuriwake.models.unet_backbone:UNetBackbone"
 _UNET_PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
 _SEGFORMER = "nuriwake.models.segformer:SegFormer"
 _EOMT = "nuriwake.models.eomt:EoMT"
+_SOLOV2 = "nuriwake.models.solov2:SOLOv2"
 _YOLACT = "nuriwake.models.yolact:Yolact"
 _YOLACT_PAPER = "Bolya et al. 2019, arXiv:1904.02689"
 
@@ -65,9 +66,7 @@ def _segformer(size: int, summary: str) -> ModelEntry:
 
 def _eomt(size: str, query_blocks: int, summary: str) -> ModelEntry:
     paper, options = "Kerssies et al. 2025, arXiv:2503.19108", {"query_blocks": query_blocks}
-    return ModelEntry(
-        _EOMT, summary, paper, backbone=f"dinov2_{size}", defaults=options, recipe="eomt", task="any"
-    )
+    return ModelEntry(_EOMT, summary, paper, backbone=f"dinov2_{size}", defaults=options, recipe="eomt", task="any")
 
 
 def _mask_rcnn(backbone: str, summary: str, style: str = "detectron2") -> ModelEntry:
@@ -88,6 +87,22 @@ def _panoptic_fpn(backbone: str, summary: str) -> ModelEntry:
         _PANOPTIC_FPN, summary, _SEMANTIC_FPN_PAPER, backbone=backbone, recipe="panoptic_fpn", task="panoptic"
     )
 
+
+def _solov2(backbone: str, summary: str, options: Mapping[str, Any] | None = None) -> ModelEntry:
+    paper = "Wang et al. 2020, arXiv:2003.10152"
+    return ModelEntry(
+        _SOLOV2, summary, paper, backbone=backbone, defaults=options or {}, recipe="solov2", task="instance"
+    )
+
+
+_SOLOV2_LIGHT = {"channels": 256, "convolutions": 2, "kernel_channels": 128}
+_SOLOV2_SMALL = {
+    "pyramid_channels": 128,
+    "channels": 128,
+    "convolutions": 2,
+    "mask_channels": 64,
+    "kernel_channels": 64,
+}
 
 MODELS: dict[str, ModelEntry] = {
     "unet": ModelEntry(
@@ -228,7 +243,9 @@ MODELS: dict[str, ModelEntry] = {
         recipe="yolact",
         task="instance",
     ),
-    "eomt_small": _eomt("small", 3, "EoMT over DINOv2 small: all three tasks from a plain transformer, 24 M parameters"),
+    "eomt_small": _eomt(
+        "small", 3, "EoMT over DINOv2 small: all three tasks from a plain transformer, 24 M parameters"
+    ),
     "eomt_base": _eomt("base", 3, "EoMT over DINOv2 base: 93 M parameters"),
     "eomt_large": _eomt("large", 4, "EoMT over DINOv2 large: 316 M parameters, the published model"),
     "eomt_giant": _eomt("giant", 5, "EoMT over DINOv2 giant: 1.2 G parameters, the most accurate of its family"),
@@ -241,6 +258,10 @@ MODELS: dict[str, ModelEntry] = {
     "panoptic_fpn_mobilenet_v2": _panoptic_fpn("mobilenet_v2", "Panoptic FPN over MobileNetV2: light"),
     "panoptic_fpn_r50": _panoptic_fpn("resnet50", "Panoptic FPN over ResNet-50: things and stuff from one pyramid"),
     "panoptic_fpn_r101": _panoptic_fpn("resnet101", "Panoptic FPN over ResNet-101"),
+    "solov2_mobilenet_v2": _solov2("mobilenet_v2", "SOLOv2 over MobileNetV2, narrow: light", _SOLOV2_SMALL),
+    "solov2_light_r50_fpn": _solov2("resnet50", "SOLOv2's light variant over ResNet-50: fast", _SOLOV2_LIGHT),
+    "solov2_r50_fpn": _solov2("resnet50", "SOLOv2 over ResNet-50: instances without boxes, sharp outlines"),
+    "solov2_r101_fpn": _solov2("resnet101", "SOLOv2 over ResNet-101"),
 }
 """Complete names."""
 
@@ -252,6 +273,7 @@ FAMILIES: dict[str, str] = {
     "pspnet": _PSPNET,
     "semantic_fpn": _SEMANTIC_FPN,
     "yolact": _YOLACT,
+    "solov2": _SOLOV2,
 }
 """Beginnings of names: `<family>_<backbone>` is the family's constructor over any backbone of ours or of timm."""
 

@@ -14,6 +14,7 @@ PUBLISHED: dict[str, str] = {
     "segformer": "nuriwake.weights.published.segformer",
     "hrnet": "nuriwake.weights.published.hrnet",
     "yolact": "nuriwake.weights.published.yolact",
+    "solov2": "nuriwake.weights.published.solov2",
 }
 """Family -> module with a tuple `SOURCES`. A new source is one entry there, a new family one file and one line here."""
 
@@ -25,6 +26,7 @@ TITLES = {
     "hrnet": "HRNet-Semantic-Segmentation",
     "semseg": "semseg",
     "detectron2": "Detectron2",
+    "mmdet": "mmdetection",
     "yolact": "YOLACT's repository",
     "textbook": "the textbook U-Net",
 }

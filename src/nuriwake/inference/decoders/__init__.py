@@ -1,0 +1,1 @@
+"""One decoder per type of output; `nuriwake.inference.decoding.DECODERS` is the table."""
