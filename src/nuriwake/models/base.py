@@ -58,6 +58,16 @@ class Model(nn.Module):
         """
         return self(images)
 
+    def set_progress(self, share: float) -> None:
+        """Hear how much of the training is behind: the loop says it before every step, also after it was resumed.
+
+        A hook for models whose training follows a schedule of their own (EoMT's mask annealing); most ignore it. What it
+        changes about the model stands in a buffer, so that a checkpoint and the running average hold it.
+
+        Args:
+            share: steps done over steps in all, 0..1.
+        """
+
     def stages(self) -> Sequence[nn.Module]:
         """The modules from the input to the output, every parameter in exactly one: the order for layer-wise rate decay."""
         return list(self.children())

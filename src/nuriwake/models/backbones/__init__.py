@@ -55,6 +55,13 @@ def _hrnet(size: str, maps: str, published: str) -> BackboneEntry:
     )
 
 
+def _dinov2(size: str, summary: str) -> BackboneEntry:
+    summary = f"DINOv2's plain vision transformer with registers: {summary}; one map at stride 16"
+    build = "nuriwake.models.backbones.vit:VisionTransformer"
+    file = f"timm/vit_{size}_patch14_reg4_dinov2.lvd142m"
+    return BackboneEntry(build, summary, file, "Apache-2.0 (DINOv2, Meta)", {"name": f"dinov2_{size}"})
+
+
 _SMP = "as segmentation_models_pytorch dilates it"
 _V1C = "with a stem of three convolutions: mmsegmentation's R{}-D8"
 _SEMSEG = "with semseg's stem of 128 channels and its dilation"
@@ -121,6 +128,10 @@ BACKBONES: dict[str, BackboneEntry] = {
     "resnet50_caffe": _resnet(f"ResNet-50 {_CAFFE}", depth=50, style="caffe"),
     "resnet101_caffe": _resnet(f"ResNet-101 {_CAFFE}", depth=101, style="caffe"),
     **{f"mit_b{size}": _mix_transformer(size) for size in range(6)},
+    "dinov2_small": _dinov2("small", "384 channels, 12 blocks"),
+    "dinov2_base": _dinov2("base", "768 channels, 12 blocks"),
+    "dinov2_large": _dinov2("large", "1024 channels, 24 blocks"),
+    "dinov2_giant": _dinov2("giant", "1536 channels, 40 blocks"),
     "hrnetv2_w18_small_v1": _hrnet(
         "w18_small_v1", "16 to 128 channels, a quarter of the depth", "w18_small.gluon_in1k"
     ),
