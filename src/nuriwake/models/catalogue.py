@@ -246,8 +246,8 @@ MODELS: dict[str, ModelEntry] = {
     "eomt_small": _eomt(
         "small", 3, "EoMT over DINOv2 small: all three tasks from a plain transformer, 24 M parameters"
     ),
-    "eomt_base": _eomt("base", 3, "EoMT over DINOv2 base: 93 M parameters"),
-    "eomt_large": _eomt("large", 4, "EoMT over DINOv2 large: 316 M parameters, the published model"),
+    "eomt_base": _eomt("base", 3, "EoMT over DINOv2 base: 94 M parameters"),
+    "eomt_large": _eomt("large", 4, "EoMT over DINOv2 large: 317 M parameters, the published model"),
     "eomt_giant": _eomt("giant", 5, "EoMT over DINOv2 giant: 1.2 G parameters, the most accurate of its family"),
     "mask_rcnn_mobilenet_v2_fpn": _mask_rcnn("mobilenet_v2", "Mask R-CNN over MobileNetV2 and a pyramid: light"),
     "mask_rcnn_r50_fpn": _mask_rcnn("resnet50", "Mask R-CNN over ResNet-50 and a pyramid: a strong default on a GPU"),
