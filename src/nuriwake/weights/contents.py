@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nuriwake.core.errors import UserError
 from nuriwake.models.state import CONTAINERS, listed
+from nuriwake.weights.detectron2_config import FILE_NAME, read_detectron2_config
 from nuriwake.weights.pickles import read_pickle
 
 FOREIGN = (
@@ -23,6 +24,7 @@ FOREIGN = (
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """The weights in a folder, the first that is there; beside them lies `config.json`."""
 
+_DETECTRON2_SUFFIXES = (".pkl", ".pth")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 _LOSS = "loss."
 
@@ -35,7 +37,7 @@ class Contents:
         file: where the arrays come from.
         arrays: {published key: tensor}, wrappers and the prefixes of training programs taken off.
         others: {key among the arrays: what stands there that is no array}.
-        config: `config.json`; empty when there is none.
+        config: `config.json`, or Detectron2's `config.yaml` with its bases; empty when there is none.
         processor: `preprocessor_config.json` of transformers; empty when there is none.
         names: of the classes, where the file or `config.json` tells them.
         beside: entries of the file beside the arrays (`meta`, `optimizer`), which are not used.
@@ -59,12 +61,13 @@ def read_contents(path: str | Path) -> Contents:
     """The checkpoint in the file or folder `path`.
 
     Raises:
-        UserError: none there; cut off or damaged; a pickle that wants more than arrays; no named arrays.
+        UserError: none there; cut off or damaged; a pickle that wants more than arrays; no named arrays; an unreadable
+            configuration beside it.
     """
     path = Path(path)
     file = _find(path)
     beside = file.parent if file.name in HUB_FILES else None
-    config = _json(beside, "config.json")
+    config = _json(beside, "config.json") or _detectron2(file)
     processor = _json(beside, "preprocessor_config.json")
     if _is_safetensors(file):
         arrays = _read_safetensors(file)
@@ -91,10 +94,22 @@ def _find(path: Path) -> Path:
     for name in HUB_FILES:
         if (path / name).is_file():
             return path / name
+    if (path / FILE_NAME).is_file():
+        found = sorted(item for item in path.iterdir() if item.suffix in _DETECTRON2_SUFFIXES)
+        if len(found) == 1:
+            return found[0]
+        raise UserError(
+            f"{path}: expected one weights file beside {FILE_NAME}, found {listed([item.name for item in found])}; name it."
+        )
     shards = sorted(path.glob("*.index.json"))
     if shards:
         raise UserError(f"{path}: the weights are cut into several files ({shards[0].name}); join them into one first.")
     raise UserError(f"{path}: this folder has neither {' nor '.join(HUB_FILES)}; give the file itself.")
+
+
+def _detectron2(file: Path) -> Mapping[str, Any]:
+    config = file.parent / FILE_NAME
+    return read_detectron2_config(config) if config.is_file() and file.suffix in _DETECTRON2_SUFFIXES else {}
 
 
 def _is_safetensors(file: Path) -> bool:

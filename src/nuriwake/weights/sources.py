@@ -11,6 +11,8 @@ PUBLISHED: dict[str, str] = {
     "deeplabv3plus": "nuriwake.weights.published.deeplabv3plus",
     "pspnet": "nuriwake.weights.published.pspnet",
     "semantic_fpn": "nuriwake.weights.published.semantic_fpn",
+    "mask_rcnn": "nuriwake.weights.published.mask_rcnn",
+    "panoptic_fpn": "nuriwake.weights.published.panoptic_fpn",
     "segformer": "nuriwake.weights.published.segformer",
     "hrnet": "nuriwake.weights.published.hrnet",
     "yolact": "nuriwake.weights.published.yolact",

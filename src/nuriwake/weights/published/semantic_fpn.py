@@ -1,11 +1,8 @@
 """Published Semantic FPNs: Detectron2 (the authors'), mmsegmentation, segmentation_models_pytorch."""
 
-import re
-
 from nuriwake.core.errors import UserError
-from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
-from nuriwake.models.backbones.resnet import detectron2_name
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published import detectron2
 from nuriwake.weights.published.base import Config, Published, Shapes
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
@@ -13,7 +10,6 @@ from nuriwake.weights.published.keys import (
     left_out_by,
     mmseg_backbone,
     mmseg_in_channels,
-    require_resnet,
     rewrite,
     smp_backbone,
     smp_in_channels,
@@ -30,18 +26,6 @@ _MMSEG: Rules = (
     (r"decode_head\.conv_seg\.(\w+)", r"head.classify.\1"),
     (r"backbone\.(.+)", r"encoder.\1"),
 )
-# Detectron2 counts levels by stride, 2**2 to 2**5; ours are counted from 0.
-_DETECTRON2: Rules = (
-    *((rf"backbone\.fpn_lateral{level + 2}\.(\w+)", rf"pyramid.lateral.{level}.\1") for level in range(4)),
-    *((rf"backbone\.fpn_output{level + 2}\.(\w+)", rf"pyramid.smooth.{level}.\1") for level in range(4)),
-    *(
-        (rf"sem_seg_head\.p{level + 2}\.{2 * unit}\.{part}(\w+)", rf"head.levels.{level}.units.{unit}.{place}.\1")
-        for level in range(4)
-        for unit in range(3)
-        for place, part in ((1, r"norm\."), (0, ""))
-    ),
-    (r"sem_seg_head\.predictor\.(\w+)", r"head.classify.\1"),
-)
 # smp counts its segmentation blocks from the deepest level.
 _SMP: Rules = (
     (r"decoder\.p5\.(\w+)", r"pyramid.lateral.3.\1"),
@@ -57,15 +41,6 @@ _SMP: Rules = (
     *SMP_ENCODER,
 )
 _MMSEG_OUT = {r"auxiliary_head\..+": "auxiliary head: only training runs it"}
-_DETECTRON2_OUT = {r"pixel_(mean|std)": "what preprocessing subtracts and divides by, kept there"}
-
-DETECTRON2_PREPROCESSING = Preprocessing(
-    mean=(103.53 / 255, 116.28 / 255, 123.675 / 255),
-    deviation=(1 / 255, 1 / 255, 1 / 255),
-    order="bgr",
-    resize=ResizeRule(shortest=800, longest=1333),
-)
-"""Detectron2's default for its backbones from Caffe: BGR, 0 to 255 less the mean."""
 
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -79,15 +54,20 @@ def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 
 def _detectron2_spec(shapes: Shapes, config: Config) -> ModelSpec:
-    own = {_bottom_up(key): shape for key, shape in shapes.items()}
-    backbone = require_resnet(own, "encoder.", source="Detectron2")
+    backbone, in_channels = detectron2.backbone_of(shapes, config)
     classes, channels = shapes["sem_seg_head.predictor.weight"][:2]
     options = {
         "pyramid_channels": shapes["backbone.fpn_output2.weight"][0],
         "channels": channels,
         "dropout": 0.0,
     }
-    return ModelSpec(f"semantic_fpn_{backbone}_caffe", own["encoder.conv1.weight"][1], classes, options)
+    return ModelSpec(f"semantic_fpn_{backbone}", in_channels, classes, options)
+
+
+def _detectron2_key(key: str) -> str | None:
+    if detectron2.left_out(key):
+        return None
+    return rewrite(detectron2.bottom_up(key), (*detectron2.PYRAMID, *detectron2.SEMANTIC_HEAD))
 
 
 def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -110,12 +90,6 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
     return ModelSpec(f"semantic_fpn_{smp_backbone(shapes, config)}", smp_in_channels(shapes, config), classes, options)
 
 
-def _bottom_up(key: str) -> str:
-    """Detectron2's name of an array of the backbone -> ours; another's as it is."""
-    found = re.fullmatch(r"backbone\.bottom_up\.(.+)", key)
-    return f"encoder.{detectron2_name(found[1])}" if found else key
-
-
 def _detectron2_recognise(shapes: Shapes) -> bool:
     beyond = ("roi_heads.", "proposal_generator.")  # Panoptic FPN's
     return {"sem_seg_head.predictor.weight", "backbone.fpn_lateral2.weight"} <= shapes.keys() and not any(
@@ -129,13 +103,13 @@ SOURCES: tuple[Published, ...] = (
         "semantic_fpn",
         _detectron2_recognise,
         _detectron2_spec,
-        lambda key: None if left_out_by(_DETECTRON2_OUT, key) else rewrite(_bottom_up(key), _DETECTRON2),
-        _DETECTRON2_OUT,
-        preprocessing=DETECTRON2_PREPROCESSING,
-        licence="CC BY-SA 3.0 (Detectron2 model zoo)",
+        _detectron2_key,
+        detectron2.LEFT_OUT,
+        preprocessing=detectron2.preprocessing,
+        licence=detectron2.LICENCE,
+        space={54: "coco"},
         notes=(
-            "Read as Detectron2's zoo has it: BGR images, the stride in the first 1x1 convolution (STRIDE_IN_1X1). A "
-            "backbone from torchvision's weights would differ in both, which the arrays do not show.",
+            detectron2.NOTE,
             "The zoo's model of 54 classes has COCO's 53 kinds of stuff and, as label 0, all things.",
         ),
     ),
