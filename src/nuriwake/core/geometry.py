@@ -10,7 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from nuriwake.core.targets import Size
+from nuriwake.core.size import Size
 
 Interpolation = Literal["nearest", "linear", "area"]
 _FLAGS = {"nearest": cv2.INTER_NEAREST_EXACT, "linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}

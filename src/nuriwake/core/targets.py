@@ -8,11 +8,22 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import IGNORE, IGNORE_COLOUR, Colour, LabelSpace
 from nuriwake.core.lookup import import_object
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.size import Size
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+__all__ = [
+    "Instances",
+    "Panoptic",
+    "SemanticMap",
+    "Size",
+    "Target",
+    "label_files",
+    "unknown_labels",
+    "write_palette_png",
+]
 
 _BAND = 1 << 20
 
@@ -119,5 +130,5 @@ def _some(values: list[int]) -> str:
     return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 
-Target = SemanticMap
-"""Instances and Panoptic join here."""
+Target = SemanticMap | Instances | Panoptic
+"""What is true, or predicted, of an image."""

@@ -1,0 +1,147 @@
+"""Instances: the objects of an image, one mask each; they may overlap."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import atomic_path
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import import_object
+from nuriwake.core.runs import Index, RunMasks, as_places
+from nuriwake.core.size import Size
+
+_DERIVED = cast(np.ndarray, None)
+"""Stands for an array that is made from the masks when it is not given; afterwards the field always holds an array."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """N objects, true or predicted.
+
+    Args:
+        masks: one per object.
+        labels: int32 (N,), 0..len(space)-1.
+        space: the classes of the objects; there is no background among them.
+        scores: float32 (N,), 0..1; None for truth.
+        boxes: float32 (N, 4), xyxy half-open; None takes those of the masks.
+        crowd: bool (N,), True for a region of many objects that nobody told apart; None means no such region.
+        areas: float64 (N,), as the data set states them (COCO's figures count areas by these); None takes those of the masks.
+        ids: int64 (N,), the numbers of the annotations; None where there are none.
+
+    Raises:
+        UserError: wrong dtype, shape or values; the message says what was expected and found.
+    """
+
+    masks: RunMasks
+    labels: np.ndarray
+    space: LabelSpace
+    scores: np.ndarray | None = field(default=None, kw_only=True)
+    boxes: np.ndarray = field(default=_DERIVED, kw_only=True)
+    crowd: np.ndarray = field(default=_DERIVED, kw_only=True)
+    areas: np.ndarray = field(default=_DERIVED, kw_only=True)
+    ids: np.ndarray | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        count = len(self.masks)
+        if self.boxes is None:
+            object.__setattr__(self, "boxes", self.masks.boxes())
+        if self.crowd is None:
+            object.__setattr__(self, "crowd", np.zeros(count, bool))
+        if self.areas is None:
+            object.__setattr__(self, "areas", self.masks.areas().astype(np.float64))
+        for name, array, dtype, tail in (
+            ("labels", self.labels, np.int32, ()),
+            ("scores", self.scores, np.float32, ()),
+            ("boxes", self.boxes, np.float32, (4,)),
+            ("crowd", self.crowd, np.bool_, ()),
+            ("areas", self.areas, np.float64, ()),
+            ("ids", self.ids, np.int64, ()),
+        ):
+            check_column(array, name, "masks", dtype, (count, *tail))
+        check_labels(self.labels, self.space)
+        check_scores(self.scores)
+        if self.space.has_background:
+            raise UserError(
+                f"The classes of objects hold no background, found '{self.space.names[0]}' as class 0; leave it out "
+                "and count the labels from 0."
+            )
+        if not np.all(np.isfinite(self.boxes)):
+            raise UserError("Boxes are finite numbers of pixels, found NaN or Inf.")
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.masks.size
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: Index) -> "Instances":
+        """Objects by number, slice, list of numbers or bool (N,); one number gives `Instances` of one."""
+        places = as_places(index, len(self))
+        return Instances(
+            self.masks[places],
+            self.labels[places],
+            self.space,
+            scores=None if self.scores is None else self.scores[places],
+            boxes=self.boxes[places],
+            crowd=self.crowd[places],
+            areas=self.areas[places],
+            ids=None if self.ids is None else self.ids[places],
+        )
+
+    def save(self, path: str | Path) -> tuple[Path, ...]:
+        """Write a 16-bit label PNG, atomically: 0 where there is nothing, n + 1 on object n. Classes and scores are not in it.
+
+        Returns:
+            The file written.
+
+        Raises:
+            UserError: objects overlap, or are more than 65535: such objects need COCO's JSON.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"{path}: instances are saved as a 16-bit label PNG; give a name that ends with .png.")
+        count = len(self)
+        if count > np.iinfo(np.uint16).max:
+            raise UserError(f"{path}: a 16-bit label PNG holds 65535 objects, found {count}; write COCO JSON instead.")
+        canvas = np.zeros(self.size, np.uint16)
+        self.masks.paint(canvas, np.arange(1, count + 1))
+        hidden = int(self.masks.areas().sum()) - int(np.count_nonzero(canvas))
+        if hidden:
+            raise UserError(
+                f"{path}: objects overlap ({hidden} pixels belong to more than one), which a label PNG cannot hold; "
+                "write COCO JSON instead."
+            )
+        with atomic_path(path) as temporary:
+            Image.fromarray(canvas).save(temporary, format="PNG")
+        return (path,)
+
+    def overlay(self, image: np.ndarray, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
+        """`image` (H, W, C) with the objects drawn over it: uint8 RGB (H, W, 3). See `nuriwake.viz.objects`."""
+        return import_object("nuriwake.viz.objects:overlay_instances")(image, self, opacity=opacity, legend=legend)
+
+
+def check_column(array: np.ndarray | None, name: str, of: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """Raises UserError unless `array` is None or has `dtype` and `shape`; `of` names what it belongs to."""
+    if array is not None and (array.dtype != dtype or array.shape != shape):
+        raise UserError(
+            f"{name} is {np.dtype(dtype)} of the shape {shape} for {shape[0]} {of}, found {array.dtype} {array.shape}."
+        )
+
+
+def check_labels(labels: np.ndarray, space: LabelSpace) -> None:
+    """Raises UserError unless all labels are classes of `space`."""
+    bad = labels[(labels < 0) | (labels >= len(space))]
+    if bad.size:
+        raise UserError(f"Labels go from 0 to {len(space) - 1} ({len(space)} classes), found {bad[0]}.")
+
+
+def check_scores(scores: np.ndarray | None) -> None:
+    """Raises UserError unless all scores lie in 0..1."""
+    if scores is not None and not np.all((scores >= 0) & (scores <= 1)):
+        raise UserError(f"Scores go from 0 to 1, found {scores[~((scores >= 0) & (scores <= 1))][0]}.")

@@ -1,0 +1,4 @@
+"""Sizes of images and maps."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
