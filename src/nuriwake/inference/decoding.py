@@ -22,7 +22,7 @@ from nuriwake.inference.settings import PredictSettings
 from nuriwake.inference.strips import resized_strips
 from nuriwake.inference.tiling import Grid, blend
 from nuriwake.models.base import Model
-from nuriwake.models.outputs import KernelOutput, PixelLogits, PrototypeOutput, fit_logits
+from nuriwake.models.outputs import KernelOutput, PixelLogits, PrototypeOutput, QueryOutput, fit_logits
 
 Watch = Callable[[int, Tensor], None]
 """Called with (first row, probabilities float32 (C, rows, W)) for every strip at full size, before it is decoded."""
@@ -208,5 +208,8 @@ DECODERS: dict[tuple[str, type], str] = {
     ("semantic", PixelLogits): "nuriwake.inference.decoding:PixelDecoder",
     ("instance", PrototypeOutput): "nuriwake.inference.decoders.prototypes:PrototypeDecoder",
     ("instance", KernelOutput): "nuriwake.inference.decoders.kernels:KernelDecoder",
+    ("semantic", QueryOutput): "nuriwake.inference.decoders.queries:SemanticQueryDecoder",
+    ("instance", QueryOutput): "nuriwake.inference.decoders.queries:InstanceQueryDecoder",
+    ("panoptic", QueryOutput): "nuriwake.inference.decoders.queries:PanopticQueryDecoder",
 }
 """(task, type of the output) -> "module:Class" of a `Decoder`."""

@@ -1,0 +1,174 @@
+"""The loss of query models: a class and a mask per query, each segment of the truth answered by one query.
+
+Cheng 2022, "Masked-attention Mask Transformer for Universal Image Segmentation" (arXiv:2112.01527), sections 3.2.3 and 3.3;
+the points of the masks as PointRend chooses them (Kirillov 2020, arXiv:1912.08193, section 4.3).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.lookup import did_you_mean
+from nuriwake.losses.matching import QueryTruth, Segments, match, sample_logits, segments_of
+from nuriwake.models.outputs import QueryOutput
+
+WEIGHTS: Mapping[str, float] = MappingProxyType({"class": 2.0, "mask": 5.0, "dice": 5.0})
+"""Published weights of the terms; the matching uses the same."""
+
+
+class PointSettings(NamedTuple):
+    """Where masks are compared.
+
+    Attributes:
+        count: points per mask.
+        oversample: so many times `count` are drawn at random, from which the least certain are taken.
+        importance: share of `count` that is taken so; the rest is drawn at random.
+    """
+
+    count: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+
+
+class QueryCriterion(nn.Module):
+    """Cross entropy of the classes, binary cross entropy and dice of the masks, for the last and all earlier answers.
+
+    Pixels of IGNORE (semantic, panoptic) and of crowds count nowhere: points there are left out of the masks' costs and
+    losses. Random numbers come from PyTorch's global generator alone.
+
+    Args:
+        weights: of the terms "class", "mask" and "dice", over the published ones; 0 takes a term out.
+        no_object_weight: what a query without a segment counts in the cross entropy of the classes.
+        class_weights: (classes,), of the classes in that cross entropy; None: 1 each.
+        auxiliary_weight: of every earlier answer.
+        points: see `PointSettings`.
+
+    Raises:
+        UserError: an unknown term (with the nearest), or a number out of range.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        weights: Mapping[str, float] = WEIGHTS,
+        *,
+        no_object_weight: float = 0.1,
+        class_weights: Tensor | None = None,
+        auxiliary_weight: float = 1.0,
+        points: PointSettings = PointSettings(),
+    ) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            if name not in WEIGHTS:
+                raise UserError(f"The loss of queries has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
+            if weight < 0:
+                raise UserError(f"The weight of the term '{name}' is 0 or more, found {weight}.")
+        if no_object_weight <= 0:
+            raise UserError(f"no_object_weight is above 0, found {no_object_weight}.")
+        if points.count < 1 or points.oversample < 1 or not 0 <= points.importance <= 1:
+            raise UserError(
+                "The points of the masks' loss are at least 1, oversampled at least once, with an importance of 0 to 1; "
+                f"found {points.count}, {points.oversample} and {points.importance}."
+            )
+        self.weights = {**WEIGHTS, **weights}
+        self.no_object_weight = no_object_weight
+        self.auxiliary_weight = auxiliary_weight
+        self.points = points
+        # Not persistent: the weights belong to the configuration, and a model's checkpoint must not depend on its loss.
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, output: QueryOutput, truth: QueryTruth) -> dict[str, Tensor]:
+        """Named terms, already weighted: their sum is the loss. Scalars, float32; "auxiliary" sums all earlier answers.
+
+        Args:
+            output: of any dtype; computed in float32 whatever autocast says.
+            truth: int64 (B, H, W) of classes and IGNORE; or B `ObjectTruth`; or `PanopticTruth`. Of any resolution.
+        """
+        with torch.autocast(output.class_logits.device.type, enabled=False):
+            segments = segments_of(truth)
+            named = self._terms(output.class_logits.float(), output.mask_logits.float(), segments)
+            if output.auxiliary:
+                earlier = [self._terms(*(part.float() for part in answer), segments) for answer in output.auxiliary]
+                total = torch.stack([torch.stack(list(terms.values())).sum() for terms in earlier]).sum()
+                named["auxiliary"] = self.auxiliary_weight * total
+        return named
+
+    def _terms(self, class_logits: Tensor, mask_logits: Tensor, segments: list[Segments]) -> dict[str, Tensor]:
+        weights = self.weights
+        costs = (weights["class"], weights["mask"], weights["dice"])
+        pairs = match(class_logits, mask_logits, segments, costs=costs, points=self.points.count)
+        mask, dice = self._masks(mask_logits, segments, pairs)
+        return {
+            "class": weights["class"] * self._classes(class_logits, segments, pairs),
+            "mask": weights["mask"] * mask,
+            "dice": weights["dice"] * dice,
+        }
+
+    def _classes(self, logits: Tensor, segments: list[Segments], pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The mean of -log p(class) over all queries, weighted by class."""
+        nothing = logits.shape[-1] - 1
+        labels = torch.full(logits.shape[:2], nothing, dtype=torch.int64, device=logits.device)
+        for image, (item, (queries, rows)) in enumerate(zip(segments, pairs, strict=True)):
+            labels[image, queries] = item.labels[rows]
+        weight = logits.new_ones(nothing + 1)
+        if self.class_weights is not None:
+            weight[:nothing] = self.class_weights
+        weight[nothing] = self.no_object_weight
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)
+
+    def _masks(
+        self, logits: Tensor, segments: list[Segments], pairs: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy and dice, each the mean over the segments of the batch; 0 without any."""
+        chosen = torch.cat([logits[image, queries] for image, (queries, _) in enumerate(pairs)])
+        if len(chosen) == 0:
+            return chosen.sum(), chosen.sum()
+        rows = [rows for _, rows in pairs]
+        with torch.no_grad():
+            places = choose_points(chosen, segments, rows, self.points)
+            truth, counts = read_segments(segments, rows, places)
+        found = sample_logits(chosen, places)
+        wanted = sum(len(item.wanted) for item in segments)
+        return cross_entropy(found, truth, counts) / wanted, dice(found, truth, counts) / wanted
+
+    def extra_repr(self) -> str:
+        return " + ".join(f"{weight:g} * {name}" for name, weight in self.weights.items())
+
+
+def cross_entropy(logits: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
+    """The sum over masks of the mean over points that count, all (n, P): binary cross entropy."""
+    losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * counts
+    return (losses.sum(1) / counts.sum(1).clamp_min(1)).sum()
+
+
+def dice(logits: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
+    """The sum over masks (n, P) of 1 - (2 |x y| + 1) / (|x| + |y| + 1) over the points that count."""
+    found, truth = logits.sigmoid() * counts, truth * counts
+    return (1 - (2 * (found * truth).sum(1) + 1) / (found.sum(1) + truth.sum(1) + 1)).sum()
+
+
+def choose_points(logits: Tensor, segments: list[Segments], rows: list[Tensor], settings: PointSettings) -> Tensor:
+    """Points (n, count, 2) for the masks `logits` (n, h, w): the least certain of many, and some at random."""
+    many, certain = int(settings.count * settings.oversample), int(settings.importance * settings.count)
+    places = torch.rand(len(logits), many, 2, device=logits.device)
+    doubt = -sample_logits(logits, places).abs()
+    if any(item.void is not None or len(item.crowds) for item in segments):
+        # Points that do not count come last.
+        doubt = doubt.masked_fill(~read_segments(segments, rows, places)[1], -torch.inf)
+    best = doubt.topk(certain, dim=1).indices
+    best_places = places.gather(1, best[:, :, None].expand(-1, -1, 2))
+    others = torch.rand(len(logits), settings.count - certain, 2, device=logits.device)
+    return torch.cat([best_places, others], dim=1)
+
+
+def read_segments(segments: list[Segments], rows: list[Tensor], places: Tensor) -> tuple[Tensor, Tensor]:
+    """Coverage and counts (n, P) of the matched segments of all images at `places` (n, P, 2), in their order."""
+    parts = places.split([len(row) for row in rows])
+    read = [item.read(row, part) for item, row, part in zip(segments, rows, parts, strict=True)]
+    return torch.cat([coverage for coverage, _ in read]), torch.cat([counts for _, counts in read])
