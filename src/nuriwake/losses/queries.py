@@ -5,8 +5,8 @@ the points of the masks as PointRend chooses them (Kirillov 2020, arXiv:1912.081
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ WEIGHTS: Mapping[str, float] = MappingProxyType({"class": 2.0, "mask": 5.0, "dic
 """Published weights of the terms; the matching uses the same."""
 
 
-class PointSettings(NamedTuple):
+@dataclass(frozen=True)
+class PointSettings:
     """Where masks are compared.
 
     Attributes:

@@ -15,6 +15,7 @@ PUBLISHED: dict[str, str] = {
     "panoptic_fpn": "nuriwake.weights.published.panoptic_fpn",
     "segformer": "nuriwake.weights.published.segformer",
     "hrnet": "nuriwake.weights.published.hrnet",
+    "eomt": "nuriwake.weights.published.eomt",
     "yolact": "nuriwake.weights.published.yolact",
     "solov2": "nuriwake.weights.published.solov2",
 }
@@ -30,6 +31,7 @@ TITLES = {
     "detectron2": "Detectron2",
     "mmdet": "mmdetection",
     "yolact": "YOLACT's repository",
+    "eomt": "EoMT's repository",
     "textbook": "the textbook U-Net",
 }
 """Source -> what it is called."""

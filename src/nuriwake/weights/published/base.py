@@ -9,7 +9,17 @@ from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.weights.bundle import ModelSpec
 
 Source = Literal[
-    "torchvision", "transformers", "smp", "mmseg", "hrnet", "semseg", "detectron2", "mmdet", "yolact", "textbook"
+    "torchvision",
+    "transformers",
+    "smp",
+    "mmseg",
+    "hrnet",
+    "semseg",
+    "detectron2",
+    "mmdet",
+    "yolact",
+    "eomt",
+    "textbook",
 ]
 
 ClassList = Literal["coco", "voc", "ade20k", "cityscapes"]
