@@ -53,6 +53,7 @@ _PANOPTIC_FPN = "nuriwake.models.panoptic_fpn:PanopticFPN"
 _UNET_BACKBONE = "nuriwake.models.unet_backbone:UNetBackbone"
 _UNET_PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
 _SEGFORMER = "nuriwake.models.segformer:SegFormer"
+_MASK2FORMER = "nuriwake.models.mask2former:Mask2Former"
 _EOMT = "nuriwake.models.eomt:EoMT"
 _SOLOV2 = "nuriwake.models.solov2:SOLOv2"
 _YOLACT = "nuriwake.models.yolact:Yolact"
@@ -92,6 +93,13 @@ def _solov2(backbone: str, summary: str, options: Mapping[str, Any] | None = Non
     paper = "Wang et al. 2020, arXiv:2003.10152"
     return ModelEntry(
         _SOLOV2, summary, paper, backbone=backbone, defaults=options or {}, recipe="solov2", task="instance"
+    )
+
+
+def _mask2former(backbone: str, summary: str, **options: int) -> ModelEntry:
+    paper = "Cheng et al. 2022, arXiv:2112.01527"
+    return ModelEntry(
+        _MASK2FORMER, summary, paper, backbone=backbone, defaults=options, recipe="mask2former", task="any"
     )
 
 
@@ -262,6 +270,22 @@ MODELS: dict[str, ModelEntry] = {
     "solov2_light_r50_fpn": _solov2("resnet50", "SOLOv2's light variant over ResNet-50: fast", _SOLOV2_LIGHT),
     "solov2_r50_fpn": _solov2("resnet50", "SOLOv2 over ResNet-50: instances without boxes, sharp outlines"),
     "solov2_r101_fpn": _solov2("resnet101", "SOLOv2 over ResNet-101"),
+    "mask2former_mobilenet_v2": _mask2former(
+        "mobilenet_v2",
+        "Mask2Former over MobileNetV2, narrow: all three tasks, light",
+        channels=128,
+        queries=50,
+        pixel_layers=3,
+        decoder_layers=6,
+    ),
+    "mask2former_r50": _mask2former("resnet50", "Mask2Former over ResNet-50: all three tasks, 44 M parameters"),
+    "mask2former_r101": _mask2former("resnet101", "Mask2Former over ResNet-101: 63 M parameters"),
+    "mask2former_swin_tiny": _mask2former("swin_tiny", "Mask2Former over Swin tiny: 47 M parameters"),
+    "mask2former_swin_small": _mask2former("swin_small", "Mask2Former over Swin small: 69 M parameters"),
+    "mask2former_swin_base": _mask2former("swin_base", "Mask2Former over Swin base: 107 M parameters"),
+    "mask2former_swin_large": _mask2former(
+        "swin_large", "Mask2Former over Swin large: 216 M parameters, the most accurate of its family", queries=200
+    ),
 }
 """Complete names."""
 
@@ -272,8 +296,11 @@ FAMILIES: dict[str, str] = {
     "segformer": _SEGFORMER,
     "pspnet": _PSPNET,
     "semantic_fpn": _SEMANTIC_FPN,
+    "mask_rcnn": _MASK_RCNN,
+    "panoptic_fpn": _PANOPTIC_FPN,
     "yolact": _YOLACT,
     "solov2": _SOLOV2,
+    "mask2former": _MASK2FORMER,
 }
 """Beginnings of names: `<family>_<backbone>` is the family's constructor over any backbone of ours or of timm."""
 
