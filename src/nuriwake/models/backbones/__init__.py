@@ -62,6 +62,13 @@ def _dinov2(size: str, summary: str) -> BackboneEntry:
     return BackboneEntry(build, summary, file, "Apache-2.0 (DINOv2, Meta)", {"name": f"dinov2_{size}"})
 
 
+def _swin(name: str, summary: str, published: str, **options: int) -> BackboneEntry:
+    build = "nuriwake.models.backbones.swin:Swin"
+    given = {"name": f"swin_{name}", **options}
+    summary = f"Swin transformer, {summary} (strides 4 to 32 only)"
+    return BackboneEntry(build, summary, f"timm/swin_{published}", "MIT (Microsoft; trained on ImageNet)", given)
+
+
 _SMP = "as segmentation_models_pytorch dilates it"
 _V1C = "with a stem of three convolutions: mmsegmentation's R{}-D8"
 _SEMSEG = "with semseg's stem of 128 channels and its dilation"
@@ -128,6 +135,13 @@ BACKBONES: dict[str, BackboneEntry] = {
     "resnet50_caffe": _resnet(f"ResNet-50 {_CAFFE}", depth=50, style="caffe"),
     "resnet101_caffe": _resnet(f"ResNet-101 {_CAFFE}", depth=101, style="caffe"),
     **{f"mit_b{size}": _mix_transformer(size) for size in range(6)},
+    "swin_tiny": _swin("tiny", "tiny: 28 M parameters", "tiny_patch4_window7_224.ms_in1k"),
+    "swin_small": _swin("small", "small: 49 M parameters", "small_patch4_window7_224.ms_in1k"),
+    "swin_base": _swin("base", "base with windows of 12: 87 M parameters", "base_patch4_window12_384.ms_in22k"),
+    "swin_base_window7": _swin(
+        "base", "base with windows of 7: 87 M parameters", "base_patch4_window7_224.ms_in22k", window=7
+    ),
+    "swin_large": _swin("large", "large with windows of 12: 195 M parameters", "large_patch4_window12_384.ms_in22k"),
     "dinov2_small": _dinov2("small", "384 channels, 12 blocks"),
     "dinov2_base": _dinov2("base", "768 channels, 12 blocks"),
     "dinov2_large": _dinov2("large", "1024 channels, 24 blocks"),
