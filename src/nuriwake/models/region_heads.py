@@ -108,18 +108,18 @@ class MaskHead(nn.Module):
         self.convolutions = nn.ModuleList(
             _unit(inputs if index == 0 else channels, channels, norm=norm) for index in range(4)
         )
-        self.double = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.enlarge = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.classify = nn.Conv2d(channels, classes, 1)
-        nn.init.normal_(self.double.weight, std=(2.0 / channels) ** 0.5)
+        nn.init.normal_(self.enlarge.weight, std=(2.0 / channels) ** 0.5)
         nn.init.normal_(self.classify.weight, std=0.001)
-        for bias in (self.double.bias, self.classify.bias):
+        for bias in (self.enlarge.bias, self.classify.bias):
             assert bias is not None
             nn.init.zeros_(bias)
 
     def forward(self, regions: Tensor) -> Tensor:
         for convolution in self.convolutions:
             regions = convolution(regions)
-        return self.classify(functional.relu(self.double(regions)))
+        return self.classify(functional.relu(self.enlarge(regions)))
 
 
 def _unit(inputs: int, outputs: int, *, norm: bool) -> nn.Sequential:

@@ -49,7 +49,7 @@ REGIONS: Rules = (
         (rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.(\w+)", rf"regions.mask_head.convolutions.{n}.0.\1")
         for n in range(4)
     ),
-    (r"roi_heads\.mask_head\.deconv\.(\w+)", r"regions.mask_head.double.\1"),
+    (r"roi_heads\.mask_head\.deconv\.(\w+)", r"regions.mask_head.enlarge.\1"),
     (r"roi_heads\.mask_head\.predictor\.(\w+)", r"regions.mask_head.classify.\1"),
 )
 

@@ -34,7 +34,7 @@ _TORCHVISION: Rules = (
         (rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.(\w+)", rf"regions.mask_head.convolutions.{n}.0.\1")
         for n in range(4)
     ),
-    (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"regions.mask_head.double.\1"),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"regions.mask_head.enlarge.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", r"regions.mask_head.classify.\1"),
 )
 COCO_NUMBERS = 91
