@@ -22,7 +22,15 @@ from nuriwake.inference.settings import PredictSettings
 from nuriwake.inference.strips import resized_strips
 from nuriwake.inference.tiling import Grid, blend
 from nuriwake.models.base import Model
-from nuriwake.models.outputs import KernelOutput, PixelLogits, PrototypeOutput, QueryOutput, fit_logits
+from nuriwake.models.outputs import (
+    KernelOutput,
+    PixelLogits,
+    PrototypeOutput,
+    QueryOutput,
+    RegionOutput,
+    RegionPixelOutput,
+    fit_logits,
+)
 
 Watch = Callable[[int, Tensor], None]
 """Called with (first row, probabilities float32 (C, rows, W)) for every strip at full size, before it is decoded."""
@@ -103,12 +111,13 @@ def decode(decoder: Decoder, passes: Sequence[Pass], request: Request) -> Target
     return decoder(passes, request)
 
 
-def output_type(model: Model) -> type:
-    """The NamedTuple that `model.forward` says it returns. Raises UserError when it says nothing."""
-    kind: Any = get_type_hints(type(model).forward).get("return")
+def output_type(model: Model | type[Model]) -> type:
+    """The NamedTuple that `forward` of a model or its class says it returns. Raises UserError when it says nothing."""
+    cls = model if isinstance(model, type) else type(model)
+    kind: Any = get_type_hints(cls.forward).get("return")
     if not isinstance(kind, type):
         raise UserError(
-            f"{type(model).__name__}.forward must be annotated with the output it returns, such as PixelLogits."
+            f"{cls.__name__}.forward must be annotated with the output it returns, such as PixelLogits."
         )
     return kind
 
@@ -208,6 +217,10 @@ DECODERS: dict[tuple[str, type], str] = {
     ("semantic", PixelLogits): "nuriwake.inference.decoding:PixelDecoder",
     ("instance", PrototypeOutput): "nuriwake.inference.decoders.prototypes:PrototypeDecoder",
     ("instance", KernelOutput): "nuriwake.inference.decoders.kernels:KernelDecoder",
+    ("instance", RegionOutput): "nuriwake.inference.decoders.regions:RegionDecoder",
+    ("semantic", RegionPixelOutput): "nuriwake.inference.decoders.panoptic_fpn:SemanticRegionDecoder",
+    ("instance", RegionPixelOutput): "nuriwake.inference.decoders.panoptic_fpn:InstanceRegionDecoder",
+    ("panoptic", RegionPixelOutput): "nuriwake.inference.decoders.panoptic_fpn:PanopticRegionDecoder",
     ("semantic", QueryOutput): "nuriwake.inference.decoders.queries:SemanticQueryDecoder",
     ("instance", QueryOutput): "nuriwake.inference.decoders.queries:InstanceQueryDecoder",
     ("panoptic", QueryOutput): "nuriwake.inference.decoders.queries:PanopticQueryDecoder",
