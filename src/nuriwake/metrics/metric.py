@@ -12,7 +12,8 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.targets import SemanticMap
 
 Counts = Mapping[str, np.ndarray]
-"""The state of a metric as arrays of fixed shapes; the sum, entry by entry, of two states is the state of both."""
+"""The state of a metric as arrays. Of most they have fixed shapes and add up; where each detection must be kept, they are the
+columns of a table, and several states put together are one longer table."""
 
 Spacing = tuple[float, float]
 """Size of a pixel, (height, width), in the unit that distances come out in."""
@@ -46,10 +47,9 @@ class MetricReport:
 class Metric(Protocol):
     """One kind of scores over a data set. A new one is a file here and a row of its task's table `metrics`."""
 
-    def update(
-        self, prediction: SemanticMap, target: SemanticMap, *, spacing: Spacing = (1.0, 1.0)
-    ) -> dict[str, float]:
-        """Count one image; returns its own scores under the headline's names, nan where not defined."""
+    def update(self, prediction: Any, target: Any, *, spacing: Spacing = (1.0, 1.0)) -> dict[str, float]:
+        """Count one image, both of the kind of target that this metric is for; returns its own scores under the headline's
+        names, nan where not defined."""
         ...
 
     def counts(self) -> dict[str, np.ndarray]:
@@ -57,7 +57,8 @@ class Metric(Protocol):
         ...
 
     def load_sum(self, states: Sequence[Counts]) -> None:
-        """Take the sum of several states, as gathered from all processes."""
+        """Take several states together, as gathered from all processes in the order of their ranks; image i was counted by
+        process i modulo their number."""
         ...
 
     def report(self) -> MetricReport:

@@ -1,0 +1,144 @@
+"""Detections are matched with objects as COCO does it, for all area ranges and thresholds at once.
+
+Whether a detection matches is one bit for each of the 4 area ranges and 10 thresholds: bit `range * 10 + threshold` of an
+integer. The rule (pycocotools `evaluateImg`), per class, range and threshold: detections come in order of falling score; each takes
+the free object of highest IoU, the last of equal ones, and looks at objects that do not count (crowd, or of an area outside
+the range) only when no other is left; a crowd region is never used up. What matches an object that does not count, or matches
+nothing and has an area outside the range, does not count either.
+"""
+
+import numpy as np
+from numba import njit
+
+from nuriwake.metrics.overlap import Pairs
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""IoU from which a detection may match."""
+
+AREAS = np.array([[0, 1e10], [0, 32.0**2], [32.0**2, 96.0**2], [96.0**2, 1e10]])
+"""Ranges of the stated area of an object, ends included: all, small, medium, large."""
+
+LIMIT = 100
+"""Detections of one class in one image that count: those of highest score."""
+
+_ALL = (1 << 40) - 1
+_REPEAT = 1 | 1 << 10 | 1 << 20 | 1 << 30
+
+
+@njit(cache=True, nogil=True)
+def rank_detections(order: np.ndarray, labels: np.ndarray, classes: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The detections that count, and their place within their class.
+
+    Args:
+        order: int64 (N,), all detections by falling score.
+        labels: int32 (N,), 0..classes-1.
+
+    Returns:
+        chosen int64 (D,), in the order of `order`; ranks uint8 (D,), 0..limit-1.
+    """
+    seen = np.zeros(classes, np.int64)
+    chosen, ranks = np.empty(order.size, np.int64), np.empty(order.size, np.uint8)
+    found = 0
+    for index in order:
+        label = labels[index]
+        if seen[label] < limit:
+            chosen[found], ranks[found] = index, seen[label]
+            found += 1
+        seen[label] += 1
+    return chosen[:found], ranks[:found]
+
+
+def match(pairs: Pairs, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(true, false): int64 (D,) each, the bits of what a detection is; neither where it does not count.
+
+    Args:
+        pairs: of an IoU of at least the lowest threshold.
+        ignored: int64 (N,), the bits under which an object does not count: `outside(areas)`, all for crowd regions.
+        crowd: bool (N,).
+    """
+    return _match(*pairs, ignored, crowd, AREAS, THRESHOLDS)
+
+
+def outside(areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """int64 (N,): the bits of the ranges that do not hold `areas` float64 (N,); all bits for crowd regions, bool (N,)."""
+    return _outside(areas, crowd, AREAS)
+
+
+@njit(cache=True, nogil=True)
+def count_objects(labels: np.ndarray, ignored: np.ndarray, classes: int) -> np.ndarray:
+    """int64 (classes, 4): objects that count, per area range."""
+    out = np.zeros((classes, 4), np.int64)
+    for g in range(labels.size):
+        for span in range(4):
+            out[labels[g], span] += 1 - (ignored[g] >> (span * 10) & 1)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _outside(areas: np.ndarray, crowd: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    out = np.empty(areas.size, np.int64)
+    for g in range(areas.size):
+        out[g] = _ALL if crowd[g] else _outside_one(areas[g], ranges)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _outside_one(area: float, ranges: np.ndarray) -> int:
+    bits = np.int64(0)
+    for span in range(4):
+        if area < ranges[span, 0] or area > ranges[span, 1]:
+            bits |= np.int64(1023) << np.int64(span * 10)
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def _match(
+    first: np.ndarray,
+    truth: np.ndarray,
+    iou: np.ndarray,
+    areas: np.ndarray,
+    ignored: np.ndarray,
+    crowd: np.ndarray,
+    ranges: np.ndarray,
+    thresholds: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    count = areas.size
+    true, false = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    taken = np.zeros(ignored.size, np.int64)
+    for d in range(count):
+        _prefer(truth, iou, first[d], first[d + 1])
+        open_bits = np.int64(_ALL)
+        # All choices of one detection at once: a bit that finds its object leaves `open_bits`.
+        for counting in (True, False):
+            for pair in range(first[d], first[d + 1]):
+                g = truth[pair]
+                wanted = ~ignored[g] if counting else ignored[g]
+                free = np.int64(_ALL) if crowd[g] else ~taken[g]
+                bits = open_bits & wanted & free & _reached(iou[pair], thresholds)
+                taken[g] |= bits
+                open_bits &= ~bits
+                if counting:
+                    true[d] |= bits
+        false[d] = open_bits & ~_outside_one(areas[d], ranges)
+    return true, false
+
+
+@njit(cache=True, nogil=True)
+def _reached(iou: float, thresholds: np.ndarray) -> int:
+    """The bits of the thresholds that `iou` reaches."""
+    count = np.int64(0)
+    while count < thresholds.size and iou >= thresholds[count]:
+        count += 1
+    return ((np.int64(1) << count) - 1) * np.int64(_REPEAT)
+
+
+@njit(cache=True, nogil=True)
+def _prefer(truth: np.ndarray, iou: np.ndarray, start: int, stop: int) -> None:
+    """Order the pairs of one detection, ascending by object, by falling IoU, the last object first among equals."""
+    for i in range(start + 1, stop):
+        value, index = iou[i], truth[i]
+        j = i
+        while j > start and iou[j - 1] <= value:
+            iou[j], truth[j] = iou[j - 1], truth[j - 1]
+            j -= 1
+        iou[j], truth[j] = value, index

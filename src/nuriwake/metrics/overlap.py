@@ -1,0 +1,230 @@
+"""Which detections overlap which objects of their class: the pairs that matching may choose from, with their IoU.
+
+No mask is ever decoded: two lists of runs are walked together. A pair whose areas and boxes already show that its IoU stays
+below the lowest threshold is never walked, which spares almost all of them and changes nothing: such pairs cannot match.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from nuriwake.core.instances import Instances
+
+
+class Pairs(NamedTuple):
+    """Detections and objects of one class with an IoU of at least the threshold that was asked for.
+
+    Attributes:
+        first: int64 (D + 1,): the pairs of detection d are `first[d]:first[d + 1]`.
+        truth: int64 (P,), index of the object, ascending within a detection.
+        iou: float64 (P,); with a crowd region, the share of the detection that lies in it.
+        areas: float64 (D,), of the detections.
+    """
+
+    first: np.ndarray
+    truth: np.ndarray
+    iou: np.ndarray
+    areas: np.ndarray
+
+
+def mask_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
+    """The pairs of masks; the IoU is that of pycocotools to the last bit.
+
+    Args:
+        chosen: int64 (D,), indices of the detections that count, in their order in the result.
+        lowest: IoU, above 0.
+    """
+    return Pairs(
+        *_mask_pairs(
+            prediction.masks.counts,
+            prediction.masks.offsets,
+            prediction.labels,
+            chosen,
+            target.masks.counts,
+            target.masks.offsets,
+            target.labels,
+            target.crowd,
+            target.size[0],
+            lowest,
+        )
+    )
+
+
+def box_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
+    """The pairs of boxes, else as `mask_pairs`. The area is that of the box."""
+    arrays = prediction.boxes, prediction.labels, chosen, target.boxes, target.labels, target.crowd
+    return Pairs(*_box_pairs(*arrays, lowest))
+
+
+@njit(cache=True, nogil=True)
+def _mask_pairs(
+    counts: np.ndarray,
+    offsets: np.ndarray,
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    truth_counts: np.ndarray,
+    truth_offsets: np.ndarray,
+    truth_labels: np.ndarray,
+    crowd: np.ndarray,
+    height: int,
+    lowest: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    objects = truth_labels.size
+    # One flat array each: a row of a two-dimensional one costs a reference count.
+    truth_boxes, box = np.empty(objects * 5, np.int64), np.empty(5, np.int64)
+    for g in range(objects):
+        measure(truth_counts, truth_offsets[g], truth_offsets[g + 1], height, truth_boxes, g * 5)
+    first, areas = np.zeros(chosen.size + 1, np.int64), np.zeros(chosen.size, np.float64)
+    truth, iou = np.empty(max(16, chosen.size), np.int64), np.empty(max(16, chosen.size), np.float64)
+    found = 0
+    for d in range(chosen.size):
+        index = chosen[d]
+        start, stop = offsets[index], offsets[index + 1]
+        area = np.int64(0)
+        for j in range(start + 1, stop, 2):
+            area += np.int64(counts[j])
+        areas[d] = area
+        measured = False
+        for g in range(objects):
+            if (
+                truth_labels[g] != labels[index]
+                or _ratio(min(area, truth_boxes[g * 5]), area, truth_boxes[g * 5], crowd[g]) < lowest
+            ):
+                continue
+            if not measured:
+                measure(counts, start, stop, height, box, 0)
+                measured = True
+            if _ratio(_common(box, truth_boxes, g * 5), area, truth_boxes[g * 5], crowd[g]) < lowest:
+                continue
+            both = intersection(counts, start, stop, truth_counts, truth_offsets[g], truth_offsets[g + 1])
+            value = _ratio(both, area, truth_boxes[g * 5], crowd[g])
+            if value >= lowest:
+                if found == truth.size:
+                    truth, iou = _doubled(truth), _doubled(iou)
+                truth[found], iou[found] = g, value
+                found += 1
+        first[d + 1] = found
+    return first, truth[:found], iou[:found], areas
+
+
+@njit(cache=True, nogil=True)
+def _box_pairs(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    truth_boxes: np.ndarray,
+    truth_labels: np.ndarray,
+    crowd: np.ndarray,
+    lowest: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    first, areas = np.zeros(chosen.size + 1, np.int64), np.zeros(chosen.size, np.float64)
+    truth, iou = np.empty(max(16, chosen.size), np.int64), np.empty(max(16, chosen.size), np.float64)
+    found = 0
+    for d in range(chosen.size):
+        index = chosen[d]
+        left, top = np.float64(boxes[index, 0]), np.float64(boxes[index, 1])
+        right, bottom = np.float64(boxes[index, 2]), np.float64(boxes[index, 3])
+        areas[d] = (right - left) * (bottom - top)
+        for g in range(truth_labels.size):
+            if truth_labels[g] != labels[index]:
+                continue
+            truth_left, truth_top = np.float64(truth_boxes[g, 0]), np.float64(truth_boxes[g, 1])
+            truth_right, truth_bottom = np.float64(truth_boxes[g, 2]), np.float64(truth_boxes[g, 3])
+            width = min(right, truth_right) - max(left, truth_left)
+            height = min(bottom, truth_bottom) - max(top, truth_top)
+            if width <= 0 or height <= 0:
+                continue
+            both = width * height
+            area = (truth_right - truth_left) * (truth_bottom - truth_top)
+            value = both / areas[d] if crowd[g] else both / (areas[d] + area - both)
+            if value >= lowest:
+                if found == truth.size:
+                    truth, iou = _doubled(truth), _doubled(iou)
+                truth[found], iou[found] = g, value
+                found += 1
+        first[d + 1] = found
+    return first, truth[:found], iou[:found], areas
+
+
+@njit(cache=True, nogil=True)
+def measure(counts: np.ndarray, start: int, stop: int, height: int, out: np.ndarray, at: int) -> None:
+    """Write area, left, top, right, bottom of the mask `counts[start:stop]` to `out[at:at + 5]` (int64); zeros when empty."""
+    area, position = np.int64(0), np.int64(0)
+    left, right, top, bottom = np.int64(-1), np.int64(0), np.int64(height), np.int64(0)
+    column, below = np.int64(0), np.int64(height)
+    for j in range(start, stop - 1, 2):
+        position += np.int64(counts[j])
+        length = np.int64(counts[j + 1])
+        if length == 0:
+            continue
+        if position >= below:
+            # Almost always the next column; a division only for a jump.
+            step = np.int64(1) if position < below + height else (position - below) // height + 1
+            column += step
+            below += step * height
+        row = position - below + height
+        if left < 0:
+            left = column
+        if row + length > height:
+            top, bottom = np.int64(0), np.int64(height)
+        else:
+            top, bottom = min(top, row), max(bottom, row + length)
+        area += length
+        position += length
+        right = column + (row + length - 1) // height + 1 if row + length > height else column + 1
+    out[at] = area
+    out[at + 1], out[at + 2] = (left, top) if area else (np.int64(0), np.int64(0))
+    out[at + 3], out[at + 4] = (right, bottom) if area else (np.int64(0), np.int64(0))
+
+
+@njit(cache=True, nogil=True)
+def intersection(
+    one: np.ndarray, one_start: int, one_stop: int, other: np.ndarray, other_start: int, other_stop: int
+) -> int:
+    """Pixels in both of the masks `one[one_start:one_stop]` and `other[other_start:other_stop]`."""
+    both = np.int64(0)
+    i, j = one_start, other_start
+    if one_stop - i < 2 or other_stop - j < 2:
+        return both
+    one_from = np.int64(one[i])
+    one_to = one_from + np.int64(one[i + 1])
+    other_from = np.int64(other[j])
+    other_to = other_from + np.int64(other[j + 1])
+    while True:
+        common = min(one_to, other_to) - max(one_from, other_from)
+        both += max(common, np.int64(0))
+        if one_to <= other_to:
+            i += 2
+            if i + 1 >= one_stop:
+                return both
+            one_from = one_to + np.int64(one[i])
+            one_to = one_from + np.int64(one[i + 1])
+        else:
+            j += 2
+            if j + 1 >= other_stop:
+                return both
+            other_from = other_to + np.int64(other[j])
+            other_to = other_from + np.int64(other[j + 1])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _common(box: Any, boxes: Any, at: Any) -> Any:
+    """The most pixels that two masks in these boxes, with these areas, may share."""
+    width = min(box[3], boxes[at + 3]) - max(box[1], boxes[at + 1])
+    height = min(box[4], boxes[at + 4]) - max(box[2], boxes[at + 2])
+    inside = max(width, np.int64(0)) * max(height, np.int64(0))
+    return min(inside, min(box[0], boxes[at]))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _ratio(both: Any, area: Any, truth_area: Any, crowd: Any) -> Any:
+    union = area if crowd else area + truth_area - both
+    return both / union if both > 0 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _doubled(values: np.ndarray) -> np.ndarray:
+    out = np.empty(values.size * 2, values.dtype)
+    out[: values.size] = values
+    return out
