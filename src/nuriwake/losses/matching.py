@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuriwake.core.labels import IGNORE
-from nuriwake.models.truth import ObjectTruth, PanopticTruth, sample_masks
+from nuriwake.models.truth import ObjectTruth, PanopticTruth, object_masks, sample_masks
 
 QueryTruth = Tensor | tuple[ObjectTruth, ...] | PanopticTruth
 """Semantic: int64 (B, H, W) of classes and IGNORE. Instance: objects per image. Panoptic."""
@@ -21,13 +21,11 @@ class Segments(NamedTuple):
     Attributes:
         objects: all of them, crowds too.
         wanted: int64 (N,), the indices of those that are to be found.
-        crowds: int64 (M,), those of crowds, which do not count.
-        void: bool (H, W), pixels that do not count; None when all do.
+        void: bool (H, W), pixels that do not count, those of crowds among them; None when all do.
     """
 
     objects: ObjectTruth
     wanted: Tensor
-    crowds: Tensor
     void: Tensor | None
 
     @property
@@ -57,14 +55,10 @@ class Segments(NamedTuple):
         return sample_masks(self.objects, self.wanted, x.expand(shape), y.expand(shape)), self._counts(x, y)
 
     def _counts(self, x: Tensor, y: Tensor) -> Tensor:
-        counts = torch.ones_like(x, dtype=torch.bool)
-        if self.void is not None:
-            height, width = self.void.shape
-            counts &= ~self.void[y.long().clamp(0, height - 1), x.long().clamp(0, width - 1)]
-        for crowd in self.crowds:
-            flat_x, flat_y = x.reshape(1, -1), y.reshape(1, -1)
-            counts &= (sample_masks(self.objects, crowd[None], flat_x, flat_y) < 0.5).view(x.shape)
-        return counts
+        if self.void is None:
+            return torch.ones_like(x, dtype=torch.bool)
+        height, width = self.void.shape
+        return ~self.void[y.long().clamp(0, height - 1), x.long().clamp(0, width - 1)]
 
 
 def segments_of(truth: QueryTruth) -> list[Segments]:
@@ -151,7 +145,10 @@ def _of_labels(labels: Tensor) -> Segments:
 
 
 def _of_objects(objects: ObjectTruth, void: Tensor | None) -> Segments:
-    return Segments(objects, (~objects.crowd).nonzero()[:, 0], objects.crowd.nonzero()[:, 0], void)
+    crowds = objects.crowd.nonzero()[:, 0]
+    for mask in object_masks(objects, crowds):
+        void = mask if void is None else void | mask
+    return Segments(objects, (~objects.crowd).nonzero()[:, 0], void)
 
 
 def _index(values: np.ndarray, device: torch.device) -> Tensor:

@@ -159,7 +159,7 @@ def choose_points(logits: Tensor, segments: list[Segments], rows: list[Tensor], 
     many, certain = int(settings.count * settings.oversample), int(settings.importance * settings.count)
     places = torch.rand(len(logits), many, 2, device=logits.device)
     doubt = -sample_logits(logits, places).abs()
-    if any(item.void is not None or len(item.crowds) for item in segments):
+    if any(item.void is not None for item in segments):
         # Points that do not count come last.
         doubt = doubt.masked_fill(~read_segments(segments, rows, places)[1], -torch.inf)
     best = doubt.topk(certain, dim=1).indices
