@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.instances import Instances
+from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
-from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.core.targets import Target
 from nuriwake.data.samplers import ANYWHERE, Draw, random_pixel
 
 
@@ -206,5 +208,13 @@ def _start_worker(worker: int) -> None:
 
 
 def _bytes(sample: Sample) -> int:
-    labels = sample.target.labels.nbytes if isinstance(sample.target, SemanticMap) else 0
-    return sample.image.nbytes + labels
+    return sample.image.nbytes + target_bytes(sample.target)
+
+
+def target_bytes(target: Target | None) -> int:
+    """The memory that the arrays of `target` take."""
+    if target is None:
+        return 0
+    if isinstance(target, Instances):
+        return target.masks.counts.nbytes + target.masks.offsets.nbytes + 33 * len(target)
+    return target.labels.nbytes + (target.ids.nbytes if isinstance(target, Panoptic) else 0)

@@ -29,6 +29,7 @@ class ClassList:
         ignore: raw values that count nowhere; None when nothing is said.
         values: raw value -> class name (or "ignore").
         source: where this was read, for notes and messages.
+        instance_ids: whether mask values number objects; None when nothing is said.
     """
 
     names: tuple[str, ...] = ()
@@ -36,6 +37,7 @@ class ClassList:
     ignore: tuple[int, ...] | None = None
     values: Mapping[int, str] = field(default_factory=dict)
     source: str = ""
+    instance_ids: bool | None = None
 
 
 def find_classes(root: Path, description: DataDescription) -> ClassList:
@@ -109,7 +111,7 @@ def _from_json(path: Path) -> ClassList:
         colours = {name: _colour(value, path) for name, value in zip(names, listed, strict=True)}
     ignore = fields.get("ignore_index", fields.get("ignore"))
     ignored = None if ignore is None else tuple(int(v) for v in (ignore if isinstance(ignore, list) else [ignore]))
-    return ClassList(names, colours, ignored)
+    return ClassList(names, colours, ignored, instance_ids=fields.get("instance_ids"))
 
 
 def _from_text(path: Path) -> ClassList:

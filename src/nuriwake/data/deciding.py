@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.labels import BACKGROUND_NAMES, IGNORE, LabelSpace
 from nuriwake.core.lookup import did_you_mean
 from nuriwake.data.classes import IGNORE_NAMES, ClassList, class_label
 from nuriwake.data.coding import MaskCoding, from_mapping, identity
@@ -20,20 +20,34 @@ _TELL = 'name the classes in classes.json ({"classes": ["background", ...]}) or 
 
 
 class Decision(NamedTuple):
-    """The classes, the code, and what to tell the user."""
+    """The classes, the code (None: values number the objects of the one class), and what to tell the user."""
 
     space: LabelSpace
-    coding: MaskCoding
+    coding: MaskCoding | None
     notes: tuple[str, ...]
 
 
-def decide(root: Path, seen: Observed, classes: ClassList, *, threshold: int | None, things: Sequence[str]) -> Decision:
+def decide(
+    root: Path,
+    seen: Observed,
+    classes: ClassList,
+    *,
+    threshold: int | None = None,
+    things: Sequence[str] = (),
+    instance_ids: bool | None = None,
+) -> Decision:
     """Classes and coding of masks that were `seen`, with what is said of the `classes`.
+
+    Args:
+        threshold: from this value on it is foreground.
+        things: names of the classes that are countable.
+        instance_ids: whether values number objects; None recognises it in masks of 16 bits.
 
     Raises:
         UserError: values that fit no rule or lie beyond the classes; what was found and what to write where.
     """
-    decision = _decide(root, seen, classes, threshold)
+    told = classes.instance_ids if instance_ids is None else instance_ids
+    decision = _decide(root, seen, classes, threshold, told)
     notes = list(decision.notes)
     if classes.source:
         notes.insert(0, f"{len(classes.names)} classes from {classes.source}.")
@@ -43,14 +57,19 @@ def decide(root: Path, seen: Observed, classes: ClassList, *, threshold: int | N
         )
     if seen.stored_as_rgb:
         notes.append("Masks are grey stored as RGB; one channel is read.")
-    return Decision(_with_things(decision.space, things), decision.coding, tuple(notes))
+    space = decision.space if decision.coding is None else _with_things(decision.space, things)
+    return Decision(space, decision.coding, tuple(notes))
 
 
-def _decide(root: Path, seen: Observed, classes: ClassList, threshold: int | None) -> Decision:
+def _decide(
+    root: Path, seen: Observed, classes: ClassList, threshold: int | None, instance_ids: bool | None
+) -> Decision:
     if threshold is not None:
         return _thresholded(root, classes, threshold, f"Masks are thresholded at {threshold}, as described.")
     if seen.lossy:
         return _lossy(root, seen, classes)
+    if instance_ids or (instance_ids is None and _are_ids(seen, classes)):
+        return _instances(root, seen, classes, told=bool(instance_ids))
     if seen.colours:
         return _coloured(root, seen, classes)
     if classes.values:
@@ -58,6 +77,42 @@ def _decide(root: Path, seen: Observed, classes: ClassList, threshold: int | Non
     if classes.names:
         return _named(root, seen, classes)
     return _unnamed(root, seen, classes)
+
+
+def _are_ids(seen: Observed, classes: ClassList) -> bool:
+    """16 bits, values beyond the one class of objects that is named, if any, and none that a rule for classes explains."""
+    values = set(seen.values)
+    if not seen.sixteen_bit or seen.colours or classes.values or classes.ignore:
+        return False
+    if classes.names:
+        return _object_name(classes) is not None and 0 in values and max(values - {255, 65535}, default=0) >= 2
+    return not values <= {0, 1, 255} and values != {0, 65535} and len(values) > 1
+
+
+def _object_name(classes: ClassList) -> str | None:
+    """The name of the only class that is no background."""
+    names = [name for name in classes.names if name not in BACKGROUND_NAMES]
+    return names[0] if len(names) == 1 else None
+
+
+def _instances(root: Path, seen: Observed, classes: ClassList, *, told: bool) -> Decision:
+    name = _object_name(classes) if classes.names else BINARY[1]
+    if name is None or seen.colours or seen.lossy:
+        found = "colours" if seen.colours else "JPEG" if seen.lossy else f"{len(classes.names)} classes"
+        raise UserError(
+            f"{root}: masks whose values number objects are grey PNG or TIFF with one class (and a background at most), found "
+            f"{found}; for objects of several classes use COCO instances."
+        )
+    ids = f"up to {max(seen.highest_each)} in one mask"
+    if told:
+        note = f"Mask values number the objects of the class '{name}' ({ids}), as described; 0 is none."
+    else:
+        note = (
+            f"Masks are 16 bit and no classes are named that explain their values: they are read as instance ids ({ids}) of the "
+            f"class '{name}', 0 as none. If the values are classes, {_TELL}; 'threshold: 1' in a YAML description makes every "
+            "id foreground."
+        )
+    return Decision(LabelSpace((name,), (True,)), None, (note,))
 
 
 def _thresholded(root: Path, classes: ClassList, threshold: int, note: str) -> Decision:
@@ -140,13 +195,6 @@ def _unnamed(root: Path, seen: Observed, classes: ClassList) -> Decision:
     if values <= {0, 1, 255} and {0, 1} <= values:
         note = "Masks hold 0, 1 and 255: background, foreground and ignore."
         return _binary({0: 0, 1: 1, 255: IGNORE, **ignored}, note)
-    if seen.sixteen_bit and not ignored:
-        ids = f"up to {max(seen.highest_each)} in one mask"
-        note = (
-            f"Masks are 16 bit and no classes are named: values are read as instance ids ({ids}), 0 as background and every "
-            f"id as foreground. If the values are classes, {_TELL}."
-        )
-        return Decision(LabelSpace(BINARY), MaskCoding(threshold=1), (note,))
     if len(values) == 1:
         return _single(seen, values, ignored)
     return _numbered(root, seen, values, ignored)
@@ -213,8 +261,8 @@ def _refuse_beyond(root: Path, seen: Observed, known: set[int], classes: ClassLi
     hint = ""
     if not classes.values and min(seen.values) >= 1 and max(set(seen.values) - {255}, default=0) == count:
         hint = f" Values run from 1 to {count}: labels count from 0, so the masks are shifted by one."
-    elif not classes.values and seen.sixteen_bit and count == 2:
-        hint = " If they are instance ids, 'threshold: 1' in a YAML description makes every id foreground."
+    elif not classes.values and seen.sixteen_bit:
+        hint = " If they are instance ids, write 'instance_ids: true' in a YAML description."
     elif not classes.values and 0 in seen.values and (beyond == [count] or (count == 1 and beyond == [255])):
         hint = " Is a background class missing at the head of the class list?"
     raise UserError(

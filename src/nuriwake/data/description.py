@@ -1,7 +1,7 @@
 """DataDescription: what a YAML file may say about a data set when it cannot be guessed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +10,7 @@ import yaml
 from nuriwake.core.errors import UserError
 from nuriwake.core.serial import from_plain
 from nuriwake.data.dataset import DataSet
+from nuriwake.data.written import Writer
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class DataDescription:
         format: a name in `FORMATS`; by default recognised.
         classes: class names; class i has label i unless `values` or `colours` say otherwise.
         images, masks: the folders, relative to `root`.
+        annotations: the annotation file, or split name -> annotation file, relative to `root` (COCO and its kind).
         mask_suffix: what mask names have more than image names ("_mask"); by default recognised.
         ignore: raw mask values that count nowhere; by default 255 in masks that do not use it otherwise.
         values: raw mask value -> class name, or "ignore" ({0: background, 255: membrane}).
         colours: class name, or "ignore" -> RGB of RGB-coded masks.
+        instance_ids: mask values number objects (0 is none of them); by default recognised in masks of 16 bits.
         threshold: masks are grey pictures: from this value on it is foreground (two classes).
         things: names of the classes that are countable objects.
         splits: split name -> names, or patterns ("a_*"), or one text file of names, relative to `root`.
@@ -39,10 +42,12 @@ class DataDescription:
     classes: tuple[str, ...] = ()
     images: str | None = None
     masks: str | None = None
+    annotations: Mapping[str, str] | str | None = None
     mask_suffix: str | None = None
     ignore: int | tuple[int, ...] | None = None
     values: Mapping[str, str] = field(default_factory=dict)
     colours: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    instance_ids: bool | None = None
     threshold: int | None = None
     things: tuple[str, ...] = ()
     splits: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
@@ -66,6 +71,23 @@ class Format(NamedTuple):
 
     open: Callable[[Path, DataDescription], DataSet]
     """The data set in the folder. Raises UserError."""
+
+    write: Writer | None = None
+    """Samples into a folder; None where the format is only read."""
+
+
+def refuse_fields(description: DataDescription, format: str, *meant: str) -> None:  # noqa: A002 (the contract's word)
+    """Raises UserError for a field that is filled in but means nothing in this format; those of `meant` and the usual do."""
+    usual = {"root", "format", "splits", "unpaired", "spacing", "val_share", "seed"}
+    default = DataDescription()
+    for item in fields(description):
+        if item.name not in usual and item.name not in meant:
+            value = getattr(description, item.name)
+            if value != getattr(default, item.name):
+                raise UserError(
+                    f"The field '{item.name}' of the description means nothing in the format '{format}'; take it out. "
+                    f"Beside the usual ones it knows {', '.join(meant) or 'none'}."
+                )
 
 
 def read_description(path: Path) -> DataDescription:

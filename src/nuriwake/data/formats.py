@@ -1,14 +1,18 @@
 """Which format a folder is in, and opening it. A new format is one file and one line in `FORMATS`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import lookup
+from nuriwake.data.coco_files import content
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.description import DataDescription, Format, read_description
 
 FORMATS: dict[str, str] = {
+    "coco": "nuriwake.data.coco:FORMAT",
+    "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
     "voc": "nuriwake.data.voc:FORMAT",
 }
@@ -22,7 +26,9 @@ def open_data(
     val_share: float = 0.2,
     seed: int = 0,
 ) -> DataSet:
-    """The data set at `path`, a folder whose format is recognised or a YAML file (`DataDescription`).
+    """The data set at `path`: a folder or an annotation file (.json), whose format is recognised, or a YAML file.
+
+    What the YAML file may say is in `DataDescription`.
 
     Args:
         format: a name in `FORMATS`, where it is not to be recognised.
@@ -37,10 +43,14 @@ def open_data(
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         description = read_description(path)
         root = description.root or path.parent
+    elif path.is_file() and path.suffix.lower() == ".json":
+        root, description = path.parent, replace(description, annotations=path.name)
     if not root.exists():
         raise UserError(f"{root}: there is no such folder.")
     if not root.is_dir():
-        raise UserError(f"{root}: a data set is a folder or a YAML file (.yaml), found another file.")
+        raise UserError(
+            f"{root}: a data set is a folder, a YAML file (.yaml) or an annotation file (.json), found another file."
+        )
     name = format or description.format or _recognised(root, description)
     return _format(name).open(root, _complete(description, val_share, seed))
 
@@ -52,6 +62,8 @@ def recognise(root: Path) -> dict[str, str]:
 
 
 def _recognised(root: Path, description: DataDescription) -> str:
+    if description.annotations is not None:
+        return _by_annotations(root, description)
     fitting = recognise(root)
     if not fitting and description.images and description.masks:
         return "mask_folder"  # folders of any name, given in the description
@@ -63,6 +75,19 @@ def _recognised(root: Path, description: DataDescription) -> str:
             f"{root}: more than one format fits: {reasons}. Choose one with format=NAME (or 'format: NAME')."
         )
     return next(iter(fitting))
+
+
+def _by_annotations(root: Path, description: DataDescription) -> str:
+    given = description.annotations
+    first = next(iter(given.values()), "") if isinstance(given, Mapping) else given or ""
+    path = root / first
+    path = next(iter(sorted(path.glob("*.json"))), path) if path.is_dir() else path
+    names = {"instances": "coco", "panoptic": "coco_panoptic"}
+    kind = content(path)
+    if kind is None:
+        what = "it holds neither 'segmentation' nor 'segments_info'" if path.is_file() else "there is no such file"
+        raise UserError(f"{path}: this is no annotation file of COCO's kind: {what}.")
+    return names[kind]
 
 
 def _nothing_fits(root: Path) -> str:

@@ -10,6 +10,7 @@ the root, so that a copied folder is the same data.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,10 @@ def fingerprint(data: "DataSet") -> str:
     """32 hex digits. Raises UserError when a file cannot be read."""
     root = data.root
     digest = blake2b(repr((data.format, data.space, data.channels, data.dtype)).encode(), digest_size=16)
-    digest.update(repr(plain(data.reader, lambda path: _contents(path, root))).encode())
+    contents = cache(lambda path: _contents(path, root))  # a reader often names its sources once more
+    digest.update(repr(plain(data.reader, contents)).encode())
     for path in data.sources:
-        digest.update(repr(_contents(path, root)).encode())
+        digest.update(repr(contents(path)).encode())
     for split in sorted(data.splits):
         for record in data.splits[split]:
             truth = plain(record.target, lambda path: _size(path, root))

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import SemanticMap
 from nuriwake.data.assembly import assemble
 from nuriwake.data.classes import ClassList, find_classes
@@ -18,6 +20,7 @@ from nuriwake.data.description import DataDescription, Format
 from nuriwake.data.headers import image_header
 from nuriwake.data.images import read_mask
 from nuriwake.data.layout import Layout, Pairing, find_layout, holds_images, image_files, pair, refuse_unpaired
+from nuriwake.data.mask_folder_write import write_mask_folder
 from nuriwake.data.observing import observe
 
 
@@ -33,6 +36,28 @@ class MaskReader:
         if record.target is None:
             return None
         return SemanticMap(self.coding(read_mask(record.target), record.target), self.space)
+
+
+@dataclass(frozen=True)
+class InstanceMaskReader:
+    """record.target is the path of a mask whose values number the objects of the one class; 0 is none of them."""
+
+    space: LabelSpace
+
+    def __call__(self, record: Record) -> Instances | None:
+        """The objects by number, or None where the record has no mask. Raises UserError for a mask with colours."""
+        if record.target is None:
+            return None
+        raw = read_mask(record.target)
+        if raw.ndim == 3:
+            if not (raw == raw[..., :1]).all():
+                raise UserError(
+                    f"{record.target}: the mask has colours, but the values of the other masks number objects."
+                )
+            raw = raw[..., 0]
+        ids = np.flatnonzero(np.bincount(raw.ravel())[1:]) + 1
+        masks = RunMasks.from_labels(raw, ids)
+        return Instances(masks, np.zeros(len(ids), np.int32), self.space, ids=ids.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -86,7 +111,7 @@ def open_folder(root: Path, description: DataDescription) -> DataSet:
     return _open_masks(root, layout, files, classes, description, notes)
 
 
-FORMAT = Format(recognise, open_folder)
+FORMAT = Format(recognise, open_folder, write_mask_folder)
 
 Files = Mapping[str, tuple[dict[str, Path], dict[str, Path]]]
 
@@ -106,11 +131,19 @@ def _open_masks(
     pairs = [(record.image, record.target) for part in splits.values() for record in part]
     if not pairs:
         raise UserError(f"{root}: no image with a mask was found.")
-    decision = decide(root, observe(pairs), classes, threshold=description.threshold, things=description.things)
+    decision = decide(
+        root,
+        observe(pairs),
+        classes,
+        threshold=description.threshold,
+        things=description.things,
+        instance_ids=description.instance_ids,
+    )
     notes.extend(decision.notes)
-    reader = MaskReader(decision.space, decision.coding)
+    space, coding = decision.space, decision.coding
+    reader = InstanceMaskReader(space) if coding is None else MaskReader(space, coding)
     unique = tuple(dict.fromkeys(notes))
-    return assemble(root, "mask_folder", reader.space, splits, reader=reader, description=description, notes=unique)
+    return assemble(root, "mask_folder", space, splits, reader=reader, description=description, notes=unique)
 
 
 def _is_layered(images: dict[str, Path], masks: dict[str, Path]) -> bool:

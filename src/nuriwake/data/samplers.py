@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
+from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
 
 ANYWHERE = -1
 
@@ -121,11 +124,39 @@ def random_pixel(sample: Sample, label: int, rng: np.random.Generator) -> tuple[
     target = sample.target
     if target is None:
         raise UserError(f"{sample.name}: a patch cannot be centred on a class without a mask.")
-    mask = target.labels == label if target.space.exclusive else target.labels[..., label] == 1
+    place = _instance_pixel(target, label, rng) if isinstance(target, Instances) else _map_pixel(target, label, rng)
+    if place is None:
+        raise UserError(f"{sample.name}: the class '{target.space.names[label]}' to centre on does not occur.")
+    return place
+
+
+def _map_pixel(target: SemanticMap | Panoptic, label: int, rng: np.random.Generator) -> tuple[int, int] | None:
+    if isinstance(target, Panoptic):
+        mask = np.isin(target.ids, target.segment_ids[target.labels == label])
+    else:
+        mask = target.labels == label if target.space.exclusive else target.labels[..., label] == 1
     pixels = np.flatnonzero(mask)
     if len(pixels) == 0:
-        raise UserError(f"{sample.name}: the class '{target.space.names[label]}' to centre on does not occur.")
+        return None
     row, column = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])
+    return row, column
+
+
+def _instance_pixel(target: Instances, label: int, rng: np.random.Generator) -> tuple[int, int] | None:
+    """A pixel of an object, each object equally often: small ones are not lost beside large ones."""
+    areas = target.masks.areas()
+    objects = np.flatnonzero((target.labels == label) & (areas > 0) & ~target.crowd)
+    if len(objects) == 0:
+        return None
+    chosen = int(objects[rng.integers(len(objects))])
+    begin, end = target.masks.offsets[chosen : chosen + 2]
+    runs = target.masks.counts[begin:end].astype(np.int64)
+    ends = np.cumsum(runs)
+    inside = np.cumsum(runs[1::2])
+    pixel = int(rng.integers(areas[chosen]))
+    run = int(np.searchsorted(inside, pixel, side="right"))
+    position = int(ends[2 * run] + pixel - (inside[run - 1] if run else 0))
+    column, row = divmod(position, target.size[0])
     return row, column
 
 

@@ -6,15 +6,24 @@ import numpy as np
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
-from nuriwake.core.targets import SemanticMap
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.parallel import each
 
 WeightMethod = Literal["none", "inverse", "median", "effective", "log"]
 
 
-def count_classes(target: SemanticMap) -> np.ndarray:
-    """Pixels of every class in one map, (K,) int64; `IGNORE` counts nowhere. Multi-label: pixels that say yes."""
+def count_classes(target: Target) -> np.ndarray:
+    """Pixels of every class, (K,) int64. `IGNORE` and void count nowhere; a multi-label map counts pixels that say yes.
+
+    Of objects, those of a class add up, overlaps included; crowd regions are no objects and do not count.
+    """
+    if not isinstance(target, SemanticMap):
+        areas = target.areas() if isinstance(target, Panoptic) else target.masks.areas()
+        kept = ~target.crowd
+        counts = np.bincount(target.labels[kept], weights=areas[kept], minlength=len(target.space))
+        return counts.astype(np.int64)
     if target.space.exclusive:
         return np.bincount(target.labels.ravel(), minlength=256)[: len(target.space)]
     return (target.labels == 1).sum(axis=(0, 1), dtype=np.int64)
@@ -26,13 +35,13 @@ def image_class_pixels(data: DataSet, split: str) -> np.ndarray:
     `> 0` is the presence of a class in an image. Targets alone are read, in parallel.
 
     Raises:
-        UserError: a record without a semantic target.
+        UserError: a record without a target.
     """
 
     def count(record: Record) -> np.ndarray:
         target = data.read_target(record)
-        if not isinstance(target, SemanticMap):
-            raise UserError(f"{record.image}: counting class pixels needs a label map, found {type(target).__name__}.")
+        if target is None:
+            raise UserError(f"{record.image}: counting class pixels needs a mask; add one or take the image out.")
         return count_classes(target)
 
     records = data.records(split)
@@ -99,9 +108,15 @@ def image_weights(counts: np.ndarray, *, threshold: float | None = None) -> np.n
 
 
 def rare_classes(counts: np.ndarray, space: LabelSpace) -> tuple[int, ...]:
-    """The classes worth centring patches on: all that occur, except background, or without one the most frequent."""
+    """The classes worth centring patches on: all that occur, except background, or without one the most frequent stuff.
+
+    Where all classes are things, all that occur.
+    """
     pixels = np.atleast_2d(counts).sum(axis=0)
     skip = -1
-    if space.exclusive:
-        skip = 0 if space.has_background else int(pixels.argmax())
+    if space.exclusive and space.has_background:
+        skip = 0
+    elif space.exclusive and not all(space.things):
+        mixed = any(space.things)
+        skip = int(np.where(np.array(space.things) & mixed, -1, pixels).argmax())
     return tuple(i for i in range(min(len(space), IGNORE)) if i != skip and pixels[i] > 0)

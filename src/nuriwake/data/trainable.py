@@ -16,19 +16,20 @@ def check_trainable(data: DataSet, *, train: str = "train", val: str = "val") ->
     """Refuse what cannot be trained on.
 
     Raises:
-        UserError: fewer than two exclusive classes, in the class list or in the training masks; multi-label masks that
-            never say yes; or an empty or missing split.
+        UserError: fewer than two exclusive classes of maps, in the class list or in the training masks; multi-label masks
+            that never say yes; no object at all; or an empty or missing split.
     """
-    if data.space.exclusive and len(data.space) < 2:
+    for split in (train, val):
+        if not data.records(split):
+            raise UserError(f"{data.root}: the split '{split}' is empty.")
+    records = data.records(train)
+    maps = isinstance(data.read_target(records[0]), SemanticMap)
+    needed = 2 if maps and data.space.exclusive else 1
+    if len(data.space) < needed:
         raise UserError(
             f"{data.root}: there is one class only ('{data.space.names[0]}'), and training needs at least two (background "
             "and foreground); are the masks empty, or is a class missing in the class list?"
         )
-    for split in (train, val):
-        if not data.records(split):
-            raise UserError(f"{data.root}: the split '{split}' is empty.")
-    needed = 2 if data.space.exclusive else 1
-    records = data.records(train)
     few = spread(records, LOOKED_AT)
     if (_pixels(data, few) > 0).sum() >= needed:
         return
@@ -45,6 +46,6 @@ def check_trainable(data: DataSet, *, train: str = "train", val: str = "val") ->
 def _pixels(data: DataSet, records: list[Record] | tuple[Record, ...]) -> np.ndarray:
     def count(record: Record) -> np.ndarray:
         target = data.read_target(record)
-        return count_classes(target) if isinstance(target, SemanticMap) else np.zeros(len(data.space), np.int64)
+        return np.zeros(len(data.space), np.int64) if target is None else count_classes(target)
 
     return np.sum(each(count, records), axis=0)

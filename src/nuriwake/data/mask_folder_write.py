@@ -1,0 +1,98 @@
+"""Mask folders, written: images/<split>/, masks/<split>/ as label PNG, and classes.json."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import atomic_path, write_json
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
+from nuriwake.core.views import semantic_view
+from nuriwake.data.seen import paint_objects, target_of
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
+
+
+def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
+    """Writes `samples` as one split.
+
+    Objects of one class become 16-bit PNG of their ids (overlaps go to the smaller object); objects of several classes,
+    and segments, become 8-bit palette PNG of classes. A multi-label map becomes one folder of masks per class.
+
+    Raises:
+        UserError: the split is there already, other classes are there already, or a sample without a target.
+    """
+    masks = folder / "masks" / settings.split
+    refuse_existing(masks)
+    writer = ImageWriter(folder / "images" / settings.split, settings)
+    files: list[Path] = []
+    notes: dict[str, int] = {}
+    kinds: set[bool] = set()
+    classes: tuple[str, ...] = space.names
+    for sample in samples:
+        target = target_of(sample)
+        name = writer.name(sample)
+        writer.write(sample, name)
+        path = masks / f"{name}.png"
+        numbered = isinstance(target, Instances) and len(target.space) == 1
+        kinds.add(numbered)
+        if numbered:
+            files.append(_write_ids(path, target, notes))
+            continue
+        seen = semantic_view(target)
+        if not isinstance(target, SemanticMap):
+            _count(notes, "images: the map of classes does not tell objects apart, which is left behind")
+        classes = seen.space.names
+        files += seen.save(path)
+    if kinds == {True, False}:
+        raise UserError(f"{folder}: objects of one class and maps of classes cannot be written to one folder of masks.")
+    written: dict[str, Any] = {"classes": list(classes)}
+    if kinds == {True}:
+        written["instance_ids"] = True
+    elif space.exclusive:
+        written["ignore_index"] = IGNORE
+    files.append(_write_classes(folder / "classes.json", written))
+    return Written((*files, *writer.files), (*(f"{number} {text}." for text, number in notes.items()), *writer.notes))
+
+
+def _write_ids(path: Path, target: Instances, notes: dict[str, int]) -> Path:
+    ids = target.ids
+    if ids is None or len(set(ids.tolist())) < len(ids) or (len(ids) and not (ids.min() >= 1 and ids.max() <= 65535)):
+        if ids is not None:
+            _count(notes, "images: ids do not fit 16 bits; objects are numbered from 1")
+        ids = np.arange(1, len(target) + 1)
+        if len(ids) > 65535:
+            raise UserError(
+                f"{path}: a 16-bit label PNG holds 65535 objects, found {len(ids)}; write COCO instances instead."
+            )
+    canvas, hidden = paint_objects(target, ids.astype(np.uint16))
+    if hidden:
+        _count(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
+    if target.crowd.any():
+        _count(notes, "images: crowd regions are written like objects")
+    with atomic_path(path) as temporary:
+        Image.fromarray(canvas).save(temporary, format="PNG")
+    return path
+
+
+def _write_classes(path: Path, plain: dict[str, Any]) -> Path:
+    text = None
+    if path.exists():
+        import json
+
+        text = json.loads(path.read_text(encoding="utf-8"))
+        if text != plain:
+            raise UserError(
+                f"{path}: the splits of one folder have one list of classes, and this one has another already."
+            )
+    write_json(path, plain)
+    return path
+
+
+def _count(notes: dict[str, int], text: str) -> None:
+    notes[text] = notes.get(text, 0) + 1

@@ -1,0 +1,61 @@
+"""A sample's target as a format's writer wants it: objects, segments or a label map."""
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import Target
+from nuriwake.core.views import larger_first
+
+
+def as_instances(sample: Sample) -> Instances:
+    """The objects of the target; of a panoptic one its things. Raises UserError for a label map, and without a target."""
+    target = sample.target
+    if isinstance(target, Instances):
+        return target
+    if isinstance(target, Panoptic):
+        return target.instances()
+    raise UserError(
+        f"{_who(sample)}: this format holds objects one by one; {_found(sample)}, which does not tell them apart."
+    )
+
+
+def as_panoptic(sample: Sample) -> Panoptic:
+    """The segments of the target. Raises UserError for objects or a label map alone, and without a target."""
+    if isinstance(sample.target, Panoptic):
+        return sample.target
+    raise UserError(f"{_who(sample)}: this format holds a segment for every pixel; {_found(sample)}.")
+
+
+def target_of(sample: Sample) -> Target:
+    """The target. Raises UserError where there is none."""
+    if sample.target is None:
+        raise UserError(f"{_who(sample)}: there is no target to write.")
+    return sample.target
+
+
+def paint_objects(target: Instances, numbers: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The objects as a map (H, W) of `numbers` (N,) and their dtype, smaller ones on top; and whether any overlap."""
+    canvas = np.zeros(target.size, numbers.dtype)
+    order = larger_first(target)
+    target.masks[order].paint(canvas, numbers[order])
+    return canvas, int(target.masks.areas().sum()) != int(np.count_nonzero(canvas))
+
+
+def countable(space: LabelSpace) -> LabelSpace:
+    """The things of `space`; all of it where it has no things."""
+    if all(space.things) or not any(space.things):
+        return space
+    rows = [i for i, thing in enumerate(space.things) if thing]
+    return LabelSpace(tuple(space.names[i] for i in rows), (True,) * len(rows), tuple(space.colours[i] for i in rows))
+
+
+def _who(sample: Sample) -> str:
+    return str(sample.source or sample.name or "The sample")
+
+
+def _found(sample: Sample) -> str:
+    return "there is no target" if sample.target is None else f"the target is a {type(sample.target).__name__}"

@@ -1,0 +1,72 @@
+"""Pascal VOC, written: JPEGImages/, SegmentationClass/, SegmentationObject/, ImageSets/Segmentation/<split>.txt."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import write_text
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import IGNORE, LabelSpace, palette
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap, Target, write_palette_png
+from nuriwake.core.views import instance_view, semantic_space, semantic_view
+from nuriwake.data.seen import paint_objects, target_of
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
+
+MOST_OBJECTS = 254
+
+
+def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
+    """Writes `samples` as one list of ImageSets/Segmentation. Objects are numbered from 1; overlaps go to the smaller one.
+
+    Raises:
+        UserError: the list is there already, classes are multi-label or without a background, a sample without a target or
+            with more than 254 objects.
+    """
+    index = folder / "ImageSets" / "Segmentation" / f"{settings.split}.txt"
+    refuse_existing(index)
+    classes = semantic_space(space) if space.exclusive else space
+    if not classes.exclusive or not classes.has_background:
+        raise UserError(
+            f"{folder}: Pascal VOC has one class per pixel, the first of them the background; found {', '.join(space.names[:5])}."
+        )
+    colours = palette(256)
+    writer = ImageWriter(folder / "JPEGImages", settings)
+    files: list[Path] = []
+    names: list[str] = []
+    notes: dict[str, int] = {}
+    for sample in samples:
+        target = target_of(sample)
+        name = writer.name(sample)
+        writer.write(sample, name)
+        names.append(name)
+        labels = semantic_view(target).labels
+        if not isinstance(target, SemanticMap):
+            objects = _objects(name, target, labels, notes)
+            files.append(write_palette_png(folder / "SegmentationObject" / f"{name}.png", objects, colours))
+        files.append(write_palette_png(folder / "SegmentationClass" / f"{name}.png", labels, colours))
+    write_text(index, "".join(f"{name}\n" for name in names))
+    write_text(folder / "class_names.txt", "".join(f"{name}\n" for name in classes.names))
+    texts = tuple(f"{number} {text}." for text, number in notes.items())
+    return Written((*files, index, folder / "class_names.txt", *writer.files), (*texts, *writer.notes))
+
+
+def _objects(name: str, target: Target, labels: np.ndarray, notes: dict[str, int]) -> np.ndarray:
+    found: Instances = instance_view(target)
+    if len(found) > MOST_OBJECTS:
+        raise UserError(
+            f"{name}: Pascal VOC tells {MOST_OBJECTS} objects apart, found {len(found)}; write COCO instances."
+        )
+    canvas, hidden = paint_objects(found, np.arange(1, len(found) + 1, dtype=np.uint8))
+    canvas[labels == IGNORE] = IGNORE
+    if hidden:
+        _count(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
+    if found.crowd.any():
+        _count(notes, "images: crowd regions are written like objects")
+    return canvas
+
+
+def _count(notes: dict[str, int], text: str) -> None:
+    notes[text] = notes.get(text, 0) + 1

@@ -1,0 +1,47 @@
+"""Data out: samples, with truth or with predictions, in any of the formats that have a writer."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import lookup
+from nuriwake.core.sample import Sample
+from nuriwake.data.description import Format
+from nuriwake.data.formats import FORMATS
+from nuriwake.data.written import Writer, WriteSettings, Written
+
+
+def write_data(
+    samples: Iterable[Sample],
+    folder: Path | str,
+    *,
+    format: str,  # noqa: A002 (the contract's word)
+    space: LabelSpace,
+    settings: WriteSettings | None = None,
+) -> Written:
+    """Write `samples` to `folder`, one at a time, as one split.
+
+    Targets are seen as the format sees them: objects are painted into a map where it holds maps, a panoptic target gives its
+    things where it holds objects. The notes say what was left behind.
+
+    Args:
+        format: a name in `FORMATS`.
+        space: the classes of the targets.
+        settings: split, images and the like.
+
+    Raises:
+        UserError: a format that is only read, a split that is there already, a sample without a target, or one that
+            cannot be seen that way.
+    """
+    entry: Format = lookup(format, FORMATS, "format")
+    if entry.write is None:
+        known = ", ".join(sorted(writable()))
+        raise UserError(f"The format '{format}' is only read; formats that are written: {known}.")
+    return entry.write(samples, Path(folder), space, settings or WriteSettings())
+
+
+def writable() -> dict[str, Writer]:
+    """The formats that are written."""
+    entries: dict[str, Format] = {name: lookup(name, FORMATS, "format") for name in FORMATS}
+    return {name: entry.write for name, entry in entries.items() if entry.write is not None}
