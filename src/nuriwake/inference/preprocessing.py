@@ -1,6 +1,6 @@
 """Preprocessing: what a model expects of an image, kept in its bundle and applied in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ class ResizeRule:
         interpolation: "linear", or "area" which averages when shrinking.
         rounding: of the sides that come out: "nearest" (a half to the even number), "down" (torchvision) or "half_up"
             (Detectron2).
+        multiple: both sides are then raised to multiples of this, by stretching (transformers' `size_divisor`).
 
     Raises:
         UserError: none given, `exact` with another, or a size below 1.
@@ -34,13 +35,14 @@ class ResizeRule:
     exact: tuple[int, int] | None = None
     interpolation: Literal["linear", "area"] = "linear"
     rounding: Literal["nearest", "down", "half_up"] = "nearest"
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.shortest, self.longest, *(self.exact or ())) if side is not None]
         if not sides or (self.exact is not None and len(sides) > 2):
             raise UserError("A resize rule needs either `exact`, or `shortest` or `longest` or these two together.")
-        if min(sides) < 1:
-            raise UserError(f"A resize rule wants sides of at least 1 pixel, found {min(sides)}.")
+        if min(*sides, self.multiple) < 1:
+            raise UserError(f"A resize rule wants sides of at least 1 pixel, found {min(*sides, self.multiple)}.")
 
     def size(self, source: Size) -> Size:
         """(height, width) for an image of size `source`."""
@@ -52,12 +54,28 @@ class ResizeRule:
         if self.longest is not None:
             scales.append(self.longest / max(source))
         scale = min(scales)
-        return _rounded(source[0] * scale, self.rounding), _rounded(source[1] * scale, self.rounding)
+        height, width = (_rounded(side * scale, self.rounding) for side in source)
+        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
 
 def _rounded(side: float, how: str) -> int:
     whole = round(side) if how == "nearest" else int(side) if how == "down" else int(side + 0.5)
     return max(1, whole)
+
+
+LEAST_SPAN = 0.02
+"""Of the maximum: an image of nearly one value is not blown up to noise."""
+
+
+def image_levels(image: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The values below which the two `percentiles` of all values of `image` (uint8, uint16 or float32) lie."""
+    if image.dtype == np.float32:
+        low, high = np.percentile(image, percentiles)
+        return float(low), float(high)
+    # A histogram is several times faster than sorting, and this runs for every training image.
+    counts = np.cumsum(np.bincount(image.reshape(-1)))
+    low, high = (int(np.searchsorted(counts, counts[-1] * percentile / 100)) for percentile in percentiles)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -72,8 +90,11 @@ class Preprocessing:
         depth: the dtype of the images the model was trained on; another is refused, because its values mean something else.
         order: "bgr" when the model wants red and blue swapped (images in memory are RGB).
         resize: the size at which the model sees an image; None for the size it has.
+        levels: percentiles of the image's own values that count as 0 and 1, instead of 0 and `maximum`; nothing is clipped to
+            them. For images of one kind taken at very different exposures, such as fluorescence micrographs.
         padding: what the model sees beyond the border where its input must be larger than the image: the image mirrored,
-            or zero after normalisation, as most published models were trained (torchvision, transformers, Detectron2).
+            or zero after normalisation, as most published models were trained (torchvision, transformers, Detectron2), or
+            black, which is zero before it (EoMT).
 
     Raises:
         UserError: lengths that disagree, a deviation or a maximum that is not positive.
@@ -86,7 +107,8 @@ class Preprocessing:
     depth: Depth = "uint8"
     order: Literal["rgb", "bgr"] = "rgb"
     resize: ResizeRule | None = None
-    padding: Literal["mirror", "zero"] = "mirror"
+    padding: Literal["mirror", "zero", "black"] = "mirror"
+    levels: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("deviation", self.deviation)):
@@ -96,6 +118,22 @@ class Preprocessing:
                 )
         if min(self.deviation, default=0) <= 0 or self.maximum <= 0:
             raise UserError("Preprocessing needs at least one channel, and a deviation and a maximum above 0.")
+        if self.levels is not None and not 0 <= self.levels[0] < self.levels[1] <= 100:
+            raise UserError(
+                f"The levels of preprocessing are two percentiles from 0 to 100, the lower first, found {self.levels}."
+            )
+
+    def for_image(self, image: np.ndarray) -> "Preprocessing":
+        """What `image` (H, W, channels), the whole of it, is to be treated with: itself, but for `levels`.
+
+        With them, mean, deviation and maximum are made such that the percentiles of all its channels together become 0 and 1:
+        ((value - low) / (high - low) - mean) / deviation, in one pass like any other.
+        """
+        if self.levels is None:
+            return self
+        low, high = image_levels(image, self.levels)
+        span = max(high - low, self.maximum * LEAST_SPAN)
+        return replace(self, levels=None, maximum=span, mean=tuple(mean + low / span for mean in self.mean))
 
     def geometry(self, source: Size) -> Geometry:
         """From an image of size `source` to the size the model sees."""
@@ -153,6 +191,8 @@ class Preprocessing:
         rows = slice(max(top, 0), min(top + size[0], image.shape[0]))
         columns = slice(max(left, 0), min(left + size[1], image.shape[1]))
         padded = np.zeros((self.channels, *size), np.float32)
+        if self.padding == "black":
+            padded[:] = self.tensor(np.zeros((1, 1, self.channels), self.depth))
         inside = padded[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         inside[...] = self.tensor(image[rows, columns])
         return padded

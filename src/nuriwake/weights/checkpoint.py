@@ -205,7 +205,7 @@ def _from_processor(base: Preprocessing, contents: Contents) -> Preprocessing:
             channels=len(mean),
             mean=tuple(map(float, mean)),
             deviation=tuple(map(float, deviation)),
-            resize=None if size is None else _processor_size(size),
+            resize=None if size is None else _processor_size(size, int(processor.get("size_divisor") or 1)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -213,11 +213,11 @@ def _from_processor(base: Preprocessing, contents: Contents) -> Preprocessing:
         ) from error
 
 
-def _processor_size(size: Any) -> ResizeRule:
+def _processor_size(size: Any, multiple: int) -> ResizeRule:
     if isinstance(size, int):
         return ResizeRule(exact=(size, size))
     if "shortest_edge" in size:
-        return ResizeRule(shortest=int(size["shortest_edge"]), longest=size.get("longest_edge"))
+        return ResizeRule(shortest=int(size["shortest_edge"]), longest=size.get("longest_edge"), multiple=multiple)
     return ResizeRule(exact=(int(size["height"]), int(size["width"])))
 
 
