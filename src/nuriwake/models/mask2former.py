@@ -134,6 +134,8 @@ class Mask2Former(Model):
         pixel_layers: of the pixel decoder.
         decoder_layers: of the decoder of the queries.
         dropout: in all layers of the two; published is 0.
+        frozen_norm: keep the backbone's batch norms as they are while training; for pretrained backbones, since batches of
+            a few large images tell little about averages.
 
     Raises:
         UserError: a backbone without these strides, or channels that do not divide.
@@ -153,6 +155,7 @@ class Mask2Former(Model):
         pixel_layers: int = 6,
         decoder_layers: int = 9,
         dropout: float = 0.0,
+        frozen_norm: bool = False,
     ) -> None:
         super().__init__()
         if channels % HEAD_CHANNELS or channels < HEAD_CHANNELS:
@@ -162,6 +165,9 @@ class Mask2Former(Model):
         self.encoder = build_backbone(backbone, in_channels=in_channels, weights=backbone_weights)
         self.notes = self.encoder.notes
         self.used = _used(self.encoder, backbone)
+        self.frozen = [part for part in self.encoder.modules() if frozen_norm and isinstance(part, nn.BatchNorm2d)]
+        for part in self.frozen:
+            part.requires_grad_(requires_grad=False)
         heads = channels // HEAD_CHANNELS
         self.pixels = PixelDecoder(
             [self.encoder.channels[index] for index in self.used],
@@ -181,6 +187,13 @@ class Mask2Former(Model):
         maps = self.encoder(images)
         features, levels = self.pixels([maps[index] for index in self.used])
         return self.decoder(features, levels)
+
+    def train(self, mode: bool = True) -> "Mask2Former":  # noqa: FBT001, FBT002  (PyTorch's signature)
+        """As PyTorch's; frozen norms stay in eval mode."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
 
     def stages(self) -> list[nn.Module]:
         return [*self.encoder.stages(), self.pixels, self.decoder]

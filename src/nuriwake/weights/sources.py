@@ -16,6 +16,7 @@ PUBLISHED: dict[str, str] = {
     "segformer": "nuriwake.weights.published.segformer",
     "hrnet": "nuriwake.weights.published.hrnet",
     "eomt": "nuriwake.weights.published.eomt",
+    "mask2former": "nuriwake.weights.published.mask2former",
     "yolact": "nuriwake.weights.published.yolact",
     "solov2": "nuriwake.weights.published.solov2",
 }

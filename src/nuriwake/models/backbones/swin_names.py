@@ -38,7 +38,8 @@ _RULES = {
     # Behind the last map.
     rf"{_PREFIX}(norm|layernorm|head|classifier)\.(.+)": r"\1.\2",
 }
-_BUFFERS = ("relative_position_index", "attn_mask")
+BUFFERS = r".*\.(relative_position_index|attn_mask)"
+"""What follows from the side of the windows, which older files hold."""
 
 
 def swin_name(key: str, *, merge_first: bool = False) -> str | None:
@@ -75,12 +76,9 @@ def _block(level: int, block: str, rest: str) -> str | None:
 
 
 def arrange_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with queries, keys and values in one array, which transformers keeps apart, and without the buffers that
-    follow from the window's side."""
+    """`state` with queries, keys and values in one array, which transformers keeps apart."""
     arranged: dict[str, Tensor] = {}
     for key, array in state.items():
-        if key.endswith(_BUFFERS):
-            continue
         found = re.fullmatch(r"(.*\.attention\.self)\.(query|key|value)\.(weight|bias)", key)
         names = [f"{found[1]}.{part}.{found[3]}" for part in ("query", "key", "value")] if found else []
         if found is None or not all(name in state for name in names):
@@ -91,6 +89,10 @@ def arrange_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published arrays under a `Swin`'s names; those of other names as they are."""
+    """Published arrays under a `Swin`'s names, without `BUFFERS`; those of other names as they are."""
     merge_first = not any(re.search(r"layers\.0\.downsample\.", key) for key in state)
-    return {swin_name(key, merge_first=merge_first) or key: array for key, array in arrange_swin(state).items()}
+    return {
+        swin_name(key, merge_first=merge_first) or key: array
+        for key, array in arrange_swin(state).items()
+        if not re.fullmatch(BUFFERS, key)
+    }
