@@ -1,5 +1,6 @@
 """Cells of grids and their kernels -> instances: SOLOv2 (Wang et al. 2020, arXiv:2003.10152, sections 3.2 to 3.4)."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuriwake.core.enlarge import bilinear_axis, enlarge_masks
+from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import Size
@@ -46,11 +48,14 @@ class KernelDecoder:
             a better mask of the same class at the same place takes away.
         candidate_threshold: of the class's probability in a cell; what is below is not looked at.
         mask_threshold: of a pixel's probability.
-        candidates: how many masks at most are compared with each other.
-        detections: how many objects at most are answered.
+        candidates: how many masks at most are compared with each other, the surest.
+        detections: how many objects at most are answered, the surest. Where one of the two cuts, a warning says so.
         decay: how overlap lowers a score (matrix NMS): "gaussian" or "linear".
         sigma: of the Gaussian; larger lowers more.
         strides: per level; a mask of no more pixels (of the mask features) than the stride of its level is dropped.
+
+    Raises:
+        UserError: a value out of range.
     """
 
     blends: ClassVar[bool] = False
@@ -64,10 +69,24 @@ class KernelDecoder:
     sigma: float = 2.0
     strides: tuple[int, ...] = (8, 8, 16, 32, 32)
 
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "candidate_threshold", "mask_threshold"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"settings.decoding.{name}: expected 0 to below 1, found {value}.")
+        for name in ("candidates", "detections"):
+            if getattr(self, name) < 1:
+                raise UserError(f"settings.decoding.{name}: expected at least 1, found {getattr(self, name)}.")
+        if self.sigma <= 0:
+            raise UserError(f"settings.decoding.sigma: expected a number above 0, found {self.sigma}.")
+
     def __call__(self, passes: Sequence[Pass], request: Request) -> Instances:
         """See `Decoder`."""
         grid = passes[0].grid
-        output, row = next(iter(passes[0].outputs))
+        output, row = next(passes[0].outputs)
+        classes = output.class_logits[0].shape[1]
+        if classes != len(request.space):
+            raise UserError(f"The model tells {classes} classes apart, but the label space has {len(request.space)}.")
         features = output.mask_features[row].float()
         found = self.find(output, row)
         masks = full_masks(found.kernels, features, grid, request.size, threshold=self.mask_threshold)
@@ -85,19 +104,22 @@ class KernelDecoder:
             factor[group] = decay(common, areas[group], kind=self.decay, sigma=self.sigma)
         scores = found.scores * factor
         best = scores.argsort(descending=True, stable=True)
-        best = best[scores[best] >= self.score_threshold][: self.detections]
+        best = best[scores[best] >= self.score_threshold]
+        if len(best) > self.detections:
+            _tell("detections", self.detections)
+        best = best[: self.detections]
         return Found(found.kernels[best], found.labels[best], scores[best])
 
     def _candidates(self, output: KernelOutput, row: int, features: Tensor) -> tuple[Found, Tensor]:
         """The most certain candidates, best first, and the areas of their masks, float32 (n,)."""
         scores = torch.cat([peaks(logits[row].float().sigmoid()) for logits in output.class_logits])
         kernels = torch.cat([level[row].float().flatten(1).T for level in output.kernels])
-        strides = torch.cat(
-            [
-                torch.full((level.shape[-2] * level.shape[-1],), stride, device=scores.device)
-                for level, stride in zip(output.kernels, self.strides, strict=True)
-            ]
-        )
+        if len(output.kernels) != len(self.strides):
+            raise UserError(
+                f"settings.decoding.strides: expected one for each of the {len(output.kernels)} levels, found {self.strides}."
+            )
+        sizes = torch.tensor([level[row, 0].numel() for level in output.kernels], device=scores.device)
+        strides = torch.tensor(self.strides, device=scores.device).repeat_interleave(sizes)
         cells, labels = (scores > self.candidate_threshold).nonzero(as_tuple=True)
         # A cell that may be several classes has one mask.
         unique, which = cells.unique(return_inverse=True)
@@ -105,6 +127,8 @@ class KernelDecoder:
         large = areas > strides[unique]
         chosen = large[which].nonzero()[:, 0]
         values = scores[cells[chosen], labels[chosen]] * certainty[which[chosen]]
+        if len(values) > self.candidates:
+            _tell("candidates", self.candidates)
         order = values.argsort(descending=True, stable=True)[: self.candidates]
         best = chosen[order]
         return Found(kernels[cells[best]], labels[best], values[order]), areas[which[best]]
@@ -181,3 +205,12 @@ def _blocks(kernels: Tensor, features: Tensor) -> Iterator[Tensor]:
     """Probabilities (n, up to P) of all masks, block by block of pixels."""
     for block in features.split(max(1, BUDGET // max(len(kernels), 1)), dim=1):
         yield (kernels @ block).sigmoid()
+
+
+def _tell(name: str, limit: int) -> None:
+    """Say that a limit cut, once: the text is the same for every image."""
+    warnings.warn(
+        f"There are more objects in an image than settings.decoding.{name} ({limit}); the least sure are left out. Raise it "
+        "to have them.",
+        stacklevel=2,
+    )

@@ -59,8 +59,9 @@ def _convolutions(shapes: Shapes) -> int:
 
 def _preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
     light = _convolutions(shapes) < 4
-    size = ResizeRule(shortest=448, longest=768) if light else ResizeRule(shortest=800, longest=1333)
-    return Preprocessing(resize=size, padding="zero")
+    shortest, longest = (448, 768) if light else (800, 1333)
+    rule = ResizeRule(shortest=shortest, longest=longest, rounding="half_up")
+    return Preprocessing(resize=rule, padding="zero")
 
 
 SOURCES: tuple[Published, ...] = (
