@@ -168,7 +168,7 @@ def small_masks(coefficients: np.ndarray, prototypes: np.ndarray, boxes: np.ndar
 def _cells(begin: float, end: float, count: int) -> slice:
     """The cells, of `count`, of a box's side in shares, one more on either end; a cell counts by its upper left corner."""
     first, last = sorted(min(max(side * count, -2.0), count + 2.0) for side in (begin, end))
-    return slice(ceil(max(first - 1, 0)), ceil(min(last + 1, count)))
+    return slice(ceil(max(first - 1, 0)), max(ceil(min(last + 1, count)), 0))
 
 
 def _axis(cells: int, given: int, seen: int, wanted: int) -> Axis:
