@@ -9,17 +9,43 @@ from nuriwake.core.run_kernels import exact
 def changes(array: np.ndarray) -> np.ndarray:
     """Positions x * H + y, ascending int64, at which `array` (H, W) differs from the pixel before it in column-major order.
 
-    The pixel before the first is taken to be 0. Rows are compared with the row above, as memory lies, and the few changes
-    are put into the order of columns by counting.
+    The pixel before the first is taken to be 0. Rows are compared with the row above, as memory lies; the few changes are
+    then put into the order of columns by counting.
     """
     height, width = array.shape
+    found, used = np.empty((1024, 2), np.int64), 0
     first = np.zeros(width + 1, np.int64)
     for x in range(width):
         before = array[height - 1, x - 1] if x > 0 else array[0, 0] * 0
-        first[x + 1] += array[0, x] != before
+        first[x + 1] = array[0, x] != before
     for y in range(1, height):
-        for x in range(width):
-            first[x + 1] += array[y, x] != array[y - 1, x]
+        if used + width > found.shape[0]:
+            found = _longer(found, used, 2 * used + width)
+        for begin in range(0, width, 64):
+            end = min(begin + 64, width)
+            differ = 0
+            for x in range(begin, end):
+                differ += array[y, x] != array[y - 1, x]
+            if differ:
+                for x in range(begin, end):
+                    if array[y, x] != array[y - 1, x]:
+                        found[used, 0], found[used, 1] = x, y
+                        first[x + 1] += 1
+                        used += 1
+    return _by_column(array, found[:used], first)
+
+
+@exact
+def _longer(found: np.ndarray, used: int, size: int) -> np.ndarray:
+    out = np.empty((size, 2), np.int64)
+    out[:used] = found[:used]
+    return out
+
+
+@exact
+def _by_column(array: np.ndarray, found: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """`found` (x, y), ordered by y, as positions in the order of columns; `first[x + 1]` counts those of column x and its top."""
+    height, width = array.shape
     for x in range(width):
         first[x + 1] += first[x]
     out = np.empty(first[width], np.int64)
@@ -28,12 +54,85 @@ def changes(array: np.ndarray) -> np.ndarray:
         if array[0, x] != before:
             out[first[x]] = x * height
             first[x] += 1
-    for y in range(1, height):
-        for x in range(width):
-            if array[y, x] != array[y - 1, x]:
-                out[first[x]] = x * height + y
-                first[x] += 1
+    for k in range(found.shape[0]):
+        x = found[k, 0]
+        out[first[x]] = x * height + found[k, 1]
+        first[x] += 1
     return out
+
+
+@exact
+def dense_runs(words: np.ndarray, width: int, out: np.ndarray, used: int) -> int:
+    """Appends the runs of one mask to `out`; returns the new `used`, or where there is no room minus how much is needed.
+
+    Args:
+        words: uint64 (H, ceil(width / 8)), the rows of the mask, eight pixels each in the order of memory (little end
+            first); what is not 0 belongs to the mask. Beyond the width all is 0.
+    """
+    height, count = words.shape
+    found, many = np.empty((1024, 2), np.int64), 0
+    first = np.zeros(width + 1, np.int64)
+    for y in range(1, height):
+        if many + width > found.shape[0]:
+            found = _longer(found, many, 2 * many + width)
+        for begin in range(0, count, 16):
+            end = min(begin + 16, count)
+            differ = np.uint64(0)
+            for k in range(begin, end):
+                differ |= words[y, k] ^ words[y - 1, k]
+            if differ != 0:
+                for k in range(begin, end):
+                    if words[y, k] != words[y - 1, k]:
+                        many = _note(words[y, k], words[y - 1, k], 8 * k, y, found, many, first)
+    before = False
+    for x in range(width):
+        first[x + 1] += _pixel(words, 0, x) != before
+        before = _pixel(words, height - 1, x)
+    for x in range(width):
+        first[x + 1] += first[x]
+    if used + first[width] + 1 > out.size:
+        return -(used + first[width] + 1)
+    return _write_runs(words, found[:many], first, width, out, used)
+
+
+@exact
+def _note(here: int, above: int, x: int, y: int, found: np.ndarray, many: int, first: np.ndarray) -> int:
+    """Appends (x + i, y) for every byte i of which one of the two words is 0 and the other not; returns the new `many`."""
+    while here != above:
+        if ((here & np.uint64(255)) != 0) != ((above & np.uint64(255)) != 0):
+            found[many, 0], found[many, 1] = x, y
+            first[x + 1] += 1
+            many += 1
+        here, above, x = here >> np.uint64(8), above >> np.uint64(8), x + 1
+    return many
+
+
+@exact
+def _pixel(words: np.ndarray, y: int, x: int) -> bool:
+    return ((words[y, x >> 3] >> np.uint64(8 * (x & 7))) & np.uint64(255)) != 0
+
+
+@exact
+def _write_runs(words: np.ndarray, found: np.ndarray, first: np.ndarray, width: int, out: np.ndarray, used: int) -> int:
+    """Positions in the order of columns, then their differences; `first` as `_by_column` has it, summed."""
+    height, end = words.shape[0], used + first[width]
+    before = False
+    for x in range(width):
+        if _pixel(words, 0, x) != before:
+            out[used + first[x]] = x * height
+            first[x] += 1
+        before = _pixel(words, height - 1, x)
+    for k in range(found.shape[0]):
+        x = found[k, 0]
+        out[used + first[x]] = x * height + found[k, 1]
+        first[x] += 1
+    last = np.int64(0)
+    for k in range(used, end):
+        position = np.int64(out[k])
+        out[k] = position - last
+        last = position
+    out[end] = height * width - last
+    return end + 1
 
 
 @exact

@@ -10,7 +10,7 @@ from nuriwake.core import run_kernels as kernels
 from nuriwake.core.errors import UserError
 from nuriwake.core.polygons import fill_outlines
 from nuriwake.core.run_coding import decode_text, encode_text
-from nuriwake.core.run_encoding import changes, label_runs
+from nuriwake.core.run_encoding import dense_runs, label_runs
 from nuriwake.core.size import Size
 
 Index = int | slice | np.ndarray | Sequence[int]
@@ -76,9 +76,15 @@ class RunMasks:
         size = (int(masks.shape[1]), int(masks.shape[2]))
         if len(masks) == 0 or 0 in size:
             return cls.empty(size)
-        edges = [changes((mask != 0).view(np.uint8)) for mask in masks]
-        counts = [np.diff(edge, prepend=0, append=size[0] * size[1]) for edge in edges]
-        return cls(np.concatenate(counts).astype(np.uint32), _offsets([len(item) for item in counts]), size)
+        out, offsets = np.empty(1024 + 64 * len(masks), np.uint32), np.zeros(len(masks) + 1, np.int64)
+        for n, mask in enumerate(masks):
+            words, used = _words(mask), int(offsets[n])
+            end = dense_runs(words, size[1], out, used)
+            if end < 0:
+                out = np.concatenate([out[:used], np.empty(2 * -end - used, np.uint32)])
+                end = dense_runs(words, size[1], out, used)
+            offsets[n + 1] = end
+        return cls(out[: offsets[-1]].copy(), offsets, size)
 
     @classmethod
     def from_labels(cls, ids: np.ndarray, values: np.ndarray) -> "RunMasks":
@@ -125,8 +131,8 @@ class RunMasks:
             raise UserError(f"object {lengths.index(0)}: expected at least one polygon, found none.")
         if not parts:
             return cls.empty(size)
-        masks = cls(*fill_outlines(np.concatenate(parts), _offsets([len(part) for part in parts]), *size), size)
-        return masks if len(parts) == len(objects) else masks._united(_offsets(lengths))
+        masks = cls(*fill_outlines(np.concatenate(parts), run_offsets([len(part) for part in parts]), *size), size)
+        return masks if len(parts) == len(objects) else masks._united(run_offsets(lengths))
 
     @classmethod
     def from_coco(cls, objects: Sequence[Mapping[str, Any]], size: Size | None = None) -> "RunMasks":
@@ -149,7 +155,7 @@ class RunMasks:
                     f"Mask {index} has the size {found[0]}x{found[1]}, expected {size[0]}x{size[1]} (height x width)."
                 )
         runs = [_coco_counts(item.get("counts"), index) for index, item in enumerate(objects)]
-        return cls(np.concatenate([np.empty(0, np.uint32), *runs]), _offsets([len(item) for item in runs]), size)
+        return cls(np.concatenate([np.empty(0, np.uint32), *runs]), run_offsets([len(item) for item in runs]), size)
 
     @classmethod
     def concatenate(cls, parts: Sequence["RunMasks"]) -> "RunMasks":
@@ -158,7 +164,7 @@ class RunMasks:
         if len(sizes) != 1:
             raise UserError(f"Masks of one size are put together, found {sorted(sizes) or 'none'}.")
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-        return cls(np.concatenate([part.counts for part in parts]), _offsets(lengths), parts[0].size)
+        return cls(np.concatenate([part.counts for part in parts]), run_offsets(lengths), parts[0].size)
 
     def __len__(self) -> int:
         return self.offsets.size - 1
@@ -167,7 +173,7 @@ class RunMasks:
         """Masks by number, slice, list of numbers or bool (N,); one number gives one mask, as `RunMasks` too."""
         chosen = as_places(index, len(self))
         lengths = np.diff(self.offsets)[chosen]
-        offsets = _offsets(lengths)
+        offsets = run_offsets(lengths)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
         return RunMasks(self.counts[places], offsets, self.size)
 
@@ -262,14 +268,14 @@ class RunMasks:
         # An even number of runs ends with the mask: a background of length zero goes before it.
         runs = [run if len(run) % 2 else np.concatenate([np.zeros(1, np.uint32), run]) for run in runs]
         return RunMasks(
-            np.concatenate([np.empty(0, np.uint32), *runs]), _offsets([len(run) for run in runs]), self.size
+            np.concatenate([np.empty(0, np.uint32), *runs]), run_offsets([len(run) for run in runs]), self.size
         )
 
     def _remapped(self, rows: np.ndarray, columns: np.ndarray, size: Size, mirror: bool = False) -> "RunMasks":
         def write(out: np.ndarray, offsets: np.ndarray) -> int:
             return kernels.remap(self.counts, self.offsets, columns, rows, size, mirror, out, offsets)
 
-        return _filled(write, len(self), size, guess=2 * self.counts.size)
+        return filled(write, len(self), size, guess=2 * self.counts.size)
 
     def _united(self, groups: np.ndarray) -> "RunMasks":
         """The union of the masks `groups[g] .. groups[g + 1]` for each g; `groups` int64 (G + 1,)."""
@@ -279,10 +285,10 @@ class RunMasks:
         def write(out: np.ndarray, offsets: np.ndarray) -> int:
             return kernels.unite_groups(starts, stops, first, groups, total, out, offsets)
 
-        return _filled(write, len(groups) - 1, self.size, guess=self.counts.size)
+        return filled(write, len(groups) - 1, self.size, guess=self.counts.size)
 
 
-def _filled(write: Callable[[np.ndarray, np.ndarray], int], count: int, size: Size, *, guess: int) -> RunMasks:
+def filled(write: Callable[[np.ndarray, np.ndarray], int], count: int, size: Size, *, guess: int) -> RunMasks:
     """The masks that a kernel writes to an array that may prove too small."""
     offsets, out = np.zeros(count + 1, np.int64), np.empty(guess + 8, np.uint32)
     needed = write(out, offsets)
@@ -290,6 +296,16 @@ def _filled(write: Callable[[np.ndarray, np.ndarray], int], count: int, size: Si
         out = np.empty(needed, np.uint32)
         write(out, offsets)
     return RunMasks(out[:needed].copy() if needed < out.size else out, offsets, size)
+
+
+def _words(mask: np.ndarray) -> np.ndarray:
+    """`mask` (H, W) of one byte a pixel as uint64 (H, ceil(W / 8))."""
+    height, width = mask.shape
+    if width % 8 or not mask.flags.c_contiguous:
+        padded = np.zeros((height, -(-width // 8) * 8), np.uint8)
+        padded[:, :width] = mask
+        mask = padded
+    return mask.view(np.uint64)
 
 
 def _nearest(before: int, after: int) -> np.ndarray:
@@ -351,7 +367,7 @@ def as_places(index: Index, count: int) -> np.ndarray:
     return np.atleast_1d(np.arange(count)[index if isinstance(index, slice) else np.asarray(index)])
 
 
-def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def run_offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     out = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=out[1:])
     return out
