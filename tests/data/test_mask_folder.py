@@ -13,6 +13,7 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import SemanticMap
+from nuriwake.core.views import semantic_view
 from nuriwake.data.coding import MaskCoding
 from nuriwake.data.formats import open_data
 from nuriwake.data.identity import plain
@@ -82,9 +83,22 @@ def test_values_without_a_class_list(tmp_path, values, names, expected):
 def test_sixteen_bit_ids_are_foreground(tmp_path):
     folder(tmp_path, {"a": mask(0, 1, 2, 700, dtype=np.uint16), "b": mask(0, 1, 2, 3, dtype=np.uint16)})
     data = open_data(tmp_path)
-    assert data.space.names == ("background", "foreground")
+    assert (data.space.names, data.space.things) == (("foreground",), (True,))
     assert any("instance ids (up to 700" in note for note in data.notes)
-    np.testing.assert_array_equal(labels(data), mask(0, 1, 1, 1))
+    seen = [semantic_view(data.read_target(record)) for part in data.splits.values() for record in part]
+    assert seen[0].space.names == ("background", "foreground")
+    np.testing.assert_array_equal(seen[0].labels, mask(0, 1, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_instance_ids_as_described(tmp_path, dtype):
+    folder(tmp_path, {name: mask(0, 1, 2, 9, dtype=dtype) for name in "ab"})
+    (tmp_path / "data.yaml").write_text("classes: [cell]\ninstance_ids: true\n")
+    data = open_data(tmp_path / "data.yaml")
+    assert data.read_target(data.splits["train"][0]).ids.tolist() == [1, 2, 9]
+    (tmp_path / "data.yaml").write_text("classes: [a, b, c]\ninstance_ids: true\n")
+    with pytest.raises(UserError, match="grey PNG or TIFF with one class"):
+        open_data(tmp_path / "data.yaml")
 
 
 def test_classes_json_with_ignore(tmp_path):
@@ -295,8 +309,12 @@ def test_hints_for_the_usual_mistakes(tmp_path):
             open_data(tmp_path / name)
     folder(tmp_path / "ids", {name: mask(0, 1, 2, 900, dtype=np.uint16) for name in "ab"})
     (tmp_path / "ids" / "classes.txt").write_text("background\nnucleus\n")
-    with pytest.raises(UserError, match="threshold: 1"):
+    data = open_data(tmp_path / "ids")
+    assert (data.space.names, data.space.things) == (("nucleus",), (True,))
+    (tmp_path / "ids" / "classes.txt").write_text("background\nnucleus\ndebris\n")
+    with pytest.raises(UserError, match="instance_ids: true"):
         open_data(tmp_path / "ids")
+    (tmp_path / "ids" / "classes.txt").write_text("background\nnucleus\n")
     (tmp_path / "ids" / "data.yaml").write_text("threshold: 1\n")
     data = open_data(tmp_path / "ids" / "data.yaml")
     assert data.space.names == ("background", "nucleus")

@@ -44,7 +44,8 @@ def open_data(
         description = read_description(path)
         root = description.root or path.parent
     elif path.is_file() and path.suffix.lower() == ".json":
-        root, description = path.parent, replace(description, annotations=path.name)
+        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+        description = replace(description, annotations=path.relative_to(root).as_posix())
     if not root.exists():
         raise UserError(f"{root}: there is no such folder.")
     if not root.is_dir():

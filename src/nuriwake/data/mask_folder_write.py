@@ -14,8 +14,10 @@ from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import semantic_view
-from nuriwake.data.seen import paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
+from nuriwake.data.seen import object_numbers, paint_objects, target_of
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+
+MOST_OBJECTS = 65535
 
 
 def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
@@ -46,7 +48,7 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
             continue
         seen = semantic_view(target)
         if not isinstance(target, SemanticMap):
-            _count(notes, "images: the map of classes does not tell objects apart, which is left behind")
+            count_note(notes, "images: the map of classes does not tell objects apart, which is left behind")
         classes = seen.space.names
         files += seen.save(path)
     if kinds == {True, False}:
@@ -61,20 +63,20 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
 
 
 def _write_ids(path: Path, target: Instances, notes: dict[str, int]) -> Path:
-    ids = target.ids
-    if ids is None or len(set(ids.tolist())) < len(ids) or (len(ids) and not (ids.min() >= 1 and ids.max() <= 65535)):
-        if ids is not None:
-            _count(notes, "images: ids do not fit 16 bits; objects are numbered from 1")
-        ids = np.arange(1, len(target) + 1)
-        if len(ids) > 65535:
+    ids = object_numbers(target, MOST_OBJECTS)
+    if ids is None:
+        if len(target) > MOST_OBJECTS:
             raise UserError(
-                f"{path}: a 16-bit label PNG holds 65535 objects, found {len(ids)}; write COCO instances instead."
+                f"{path}: a 16-bit label PNG holds {MOST_OBJECTS} objects, found {len(target)}; write COCO instances."
             )
+        ids = np.arange(1, len(target) + 1)
+        if target.ids is not None:
+            count_note(notes, "images: ids do not fit 16 bits; objects are numbered from 1")
     canvas, hidden = paint_objects(target, ids.astype(np.uint16))
     if hidden:
-        _count(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
+        count_note(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
     if target.crowd.any():
-        _count(notes, "images: crowd regions are written like objects")
+        count_note(notes, "images: crowd regions are written like objects")
     with atomic_path(path) as temporary:
         Image.fromarray(canvas).save(temporary, format="PNG")
     return path
@@ -92,7 +94,3 @@ def _write_classes(path: Path, plain: dict[str, Any]) -> Path:
             )
     write_json(path, plain)
     return path
-
-
-def _count(notes: dict[str, int], text: str) -> None:
-    notes[text] = notes.get(text, 0) + 1

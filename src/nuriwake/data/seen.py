@@ -37,6 +37,14 @@ def target_of(sample: Sample) -> Target:
     return sample.target
 
 
+def object_numbers(target: Instances, most: int) -> np.ndarray | None:
+    """The ids of the objects, where they are different numbers from 1 to `most`; else None."""
+    ids = target.ids
+    if ids is None or len(np.unique(ids)) < len(ids) or (len(ids) and not (ids.min() >= 1 and ids.max() <= most)):
+        return None
+    return ids
+
+
 def paint_objects(target: Instances, numbers: np.ndarray) -> tuple[np.ndarray, bool]:
     """The objects as a map (H, W) of `numbers` (N,) and their dtype, smaller ones on top; and whether any overlap."""
     canvas = np.zeros(target.size, numbers.dtype)

@@ -12,8 +12,8 @@ from nuriwake.core.labels import IGNORE, LabelSpace, palette
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target, write_palette_png
 from nuriwake.core.views import instance_view, semantic_space, semantic_view
-from nuriwake.data.seen import paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
+from nuriwake.data.seen import object_numbers, paint_objects, target_of
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
 
 MOST_OBJECTS = 254
 
@@ -59,14 +59,15 @@ def _objects(name: str, target: Target, labels: np.ndarray, notes: dict[str, int
         raise UserError(
             f"{name}: Pascal VOC tells {MOST_OBJECTS} objects apart, found {len(found)}; write COCO instances."
         )
-    canvas, hidden = paint_objects(found, np.arange(1, len(found) + 1, dtype=np.uint8))
+    numbers = object_numbers(found, MOST_OBJECTS)
+    if numbers is None:
+        numbers = np.arange(1, len(found) + 1)
+        if found.ids is not None:
+            count_note(notes, f"images: ids of objects are beyond 1 to {MOST_OBJECTS}; they are numbered from 1")
+    canvas, hidden = paint_objects(found, numbers.astype(np.uint8))
     canvas[labels == IGNORE] = IGNORE
     if hidden:
-        _count(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
+        count_note(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
     if found.crowd.any():
-        _count(notes, "images: crowd regions are written like objects")
+        count_note(notes, "images: crowd regions are written like objects")
     return canvas
-
-
-def _count(notes: dict[str, int], text: str) -> None:
-    notes[text] = notes.get(text, 0) + 1

@@ -114,6 +114,11 @@ def refuse_existing(path: Path) -> None:
         raise UserError(f"{path}: this already exists; choose another folder or split, or move it away.")
 
 
+def count_note(notes: dict[str, int], text: str) -> None:
+    """One more image of which `text` is true."""
+    notes[text] = notes.get(text, 0) + 1
+
+
 def _fits_png(image: np.ndarray) -> bool:
     return image.shape[2] in (1, 3) and image.dtype != np.float32
 
