@@ -36,7 +36,8 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 pytestmark = pytest.mark.usefixtures("shallow")
-EVERY = pytest.mark.parametrize("name", sorted(MODELS))
+# Those of other tasks put out something else; their promises stand in the tests of each architecture.
+EVERY = pytest.mark.parametrize("name", sorted(name for name, entry in MODELS.items() if entry.task == "semantic"))
 
 
 def built(name: str, *, in_channels: int = 3, classes: int = 2, seed: int = 0) -> Model:
