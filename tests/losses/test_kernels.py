@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuriwake.core.errors import UserError
+from nuriwake.inference.decoders.kernels import KernelDecoder
 from nuriwake.losses import kernels as module
 from nuriwake.losses.kernels import (
     LIGHT_RANGES,
@@ -233,8 +234,8 @@ def test_the_terms_are_those_of_the_published_formulas(seed):
     output = output_for(truth, seed=seed)
     found = KernelCriterion(SMALL)(output, truth)
     focals, dices = slow_terms(output, truth, SMALL)
-    assert float(found["class"]) == pytest.approx(focals, rel=1e-5)
-    assert float(found["mask"]) == pytest.approx(dices, rel=1e-5)
+    assert float(found["class"].detach()) == pytest.approx(focals, rel=1e-5)
+    assert float(found["mask"].detach()) == pytest.approx(dices, rel=1e-5)
 
 
 def test_terms_are_weighted_by_name():
@@ -242,8 +243,8 @@ def test_terms_are_weighted_by_name():
     output = output_for(truth)
     plain = KernelCriterion(SMALL)(output, truth)
     heavy = KernelCriterion(KernelLoss(weights={"mask": 6.0}, ranges=SMALL.ranges))(output, truth)
-    assert float(heavy["mask"]) == pytest.approx(2 * float(plain["mask"]))
-    assert float(heavy["class"]) == float(plain["class"])
+    assert float(heavy["mask"].detach()) == pytest.approx(2 * float(plain["mask"].detach()))
+    assert float(heavy["class"].detach()) == float(plain["class"].detach())
 
 
 def test_a_neutral_cell_learns_nothing():
@@ -329,7 +330,7 @@ def squares(rng, side=64):
     return image, truth_of(np.reshape(masks, (-1, side, side)), labels)
 
 
-def test_a_tiny_model_learns_squares():
+def test_a_tiny_model_learns_squares_and_finds_them():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     images, truth = zip(*(squares(rng) for _ in range(4)), strict=True)
@@ -339,13 +340,21 @@ def test_a_tiny_model_learns_squares():
     criterion = KernelCriterion(SMALL)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     history = []
-    for _ in range(30):
+    for _ in range(24):
         optimiser.zero_grad()
         terms = criterion(model.forward_training(images, truth), truth)
-        total = sum(terms.values())
-        total.backward()
+        sum(terms.values()).backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
         optimiser.step()
         history.append({name: float(term.detach()) for name, term in terms.items()})
     for name in ("class", "mask"):
-        assert history[-1][name] < 0.6 * history[0][name], history
+        assert history[-1][name] < 0.3 * history[0][name], history
+    with torch.no_grad():
+        output = model(images)  # still with the statistics of the batch: so few steps leave no others
+    for row, item in enumerate(truth):
+        found = KernelDecoder(score_threshold=0.3).find(output, row)
+        logits = torch.einsum("ne,ehw->nhw", found.kernels, output.mask_features[row])
+        true = quarter_masks(item, torch.arange(len(item.labels)))
+        for mask, label in zip(true, item.labels, strict=True):
+            overlap = ((logits > 0) & mask).sum((1, 2)) / ((logits > 0) | mask).sum((1, 2))
+            assert overlap[found.labels == label].max() > 0.9
