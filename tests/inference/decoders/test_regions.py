@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.inference.decoders.panoptic_fpn import lay_down
 from nuriwake.inference.decoding import Pass, Request, find_decoder
@@ -175,9 +175,12 @@ def test_a_semantic_answer_names_every_pixel():
     assert found.scores.shape == (40, 60)
 
 
-def test_without_stuff_the_rest_is_void():
+def test_without_stuff_the_rest_is_background():
     output = RegionPixelOutput(regions([[5, 5, 20, 20]], [1], [0.9]), torch.zeros(1, 1, 10, 15))
-    assert (decode("semantic", output, THINGS).labels == IGNORE).sum() > 2000
+    found = decode("semantic", output, THINGS)
+    assert found.space.names == ("background", "cat", "dog")
+    assert found.labels[10, 10] == 2
+    assert (found.labels == 0).sum() > 2000
     assert len(decode("panoptic", output, THINGS)) == 1
 
 

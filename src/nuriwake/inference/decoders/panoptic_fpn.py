@@ -14,7 +14,7 @@ from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import SemanticMap
-from nuriwake.inference.decoders.queries import thing_space
+from nuriwake.core.views import instance_space, semantic_space
 from nuriwake.inference.decoders.regions import Paste, RegionDecoder, check_classes, check_shares, regions_of
 from nuriwake.inference.decoding import Pass, Request
 from nuriwake.inference.postprocess import postprocess
@@ -121,18 +121,17 @@ class InstanceRegionDecoder:
         output, row = next(passes[0].outputs)
         regions = regions_of(output.regions, row, passes[0].grid.size, request.size)
         check_classes(regions.labels, request.space)
-        space, kept = thing_space(request.space)
-        place = np.zeros(len(request.space), np.int32)
-        place[kept] = np.arange(len(kept))
-        return self._decoder().instances(replace(regions, labels=place[regions.labels]), request.size, space)
+        place = (np.cumsum(request.space.things) - 1).astype(np.int32)
+        regions = replace(regions, labels=place[regions.labels])
+        return self._decoder().instances(regions, request.size, instance_space(request.space))
 
 
 @dataclass(frozen=True)
 class SemanticRegionDecoder:
     """`RegionPixelOutput` -> SemanticMap: things as `PanopticRegionDecoder` lays them down, elsewhere the likeliest stuff.
 
-    Every pixel gets a class; without stuff in the label space, what is no thing is left `IGNORE`. Options: see
-    `PanopticRegionDecoder`.
+    Every pixel gets a class; where all classes are things, what is none of them is background
+    (`core.views.semantic_space`). Options: see `PanopticRegionDecoder`.
     """
 
     blends: ClassVar[bool] = False
@@ -157,13 +156,13 @@ class SemanticRegionDecoder:
         masks = regions.paste(request.size, self.mask_threshold, self.paste)
         ids, kept = lay_down(masks, request.size, self.overlap_threshold)
         stuff = stuff_map(output, row, passes[0], request, beyond=True)
-        labels = np.append(0, regions.labels[kept])[ids].astype(np.uint8)
+        space = semantic_space(request.space)
+        first = len(space) - len(request.space)
+        labels = np.append(0, regions.labels[kept] + first)[ids].astype(np.uint8)
         scores = np.append(0, regions.scores[kept])[ids].astype(np.float32)
         free = ids == 0
-        labels[free], scores[free] = stuff.labels[free], stuff.scores[free]
-        return SemanticMap(
-            postprocess(labels, request.space, request.settings.postprocessing), request.space, scores=scores
-        )
+        labels[free], scores[free] = 0 if first else stuff.labels[free], stuff.scores[free]
+        return SemanticMap(postprocess(labels, space, request.settings.postprocessing), space, scores=scores)
 
 
 class StuffMap(NamedTuple):
