@@ -74,9 +74,7 @@ class QueryDecoder(nn.Module):
         layers: one resolution each, in turn from the coarsest.
     """
 
-    def __init__(
-        self, classes: int, channels: int, *, heads: int, queries: int, layers: int, dropout: float
-    ) -> None:
+    def __init__(self, classes: int, channels: int, *, heads: int, queries: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.queries, self.query_positions = nn.Embedding(queries, channels), nn.Embedding(queries, channels)
         self.level_positions = nn.Embedding(LEVELS, channels)
@@ -84,7 +82,11 @@ class QueryDecoder(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.classify = nn.Linear(channels, classes + 1)
         self.mask = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
         )
 
     def forward(self, features: Tensor, levels: Sequence[Tensor]) -> QueryOutput:

@@ -120,9 +120,7 @@ class PixelDecoder(nn.Module):
 
 def _convolution(inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> nn.Sequential:
     """A convolution and a group norm of 32 groups."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias), nn.GroupNorm(32, outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias), nn.GroupNorm(32, outputs))
 
 
 def _centres(size: tuple[int, int], device: torch.device) -> Tensor:

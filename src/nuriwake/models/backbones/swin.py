@@ -142,7 +142,9 @@ class Embedding(nn.Module):
 class Level(nn.Module):
     """(B, h, w, C) -> (B, h', w', C'): one resolution; `entry` is the way down to it."""
 
-    def __init__(self, entry: nn.Module, channels: int, *, heads: int, window: int, drop_paths: Sequence[float]) -> None:
+    def __init__(
+        self, entry: nn.Module, channels: int, *, heads: int, window: int, drop_paths: Sequence[float]
+    ) -> None:
         super().__init__()
         self.entry = entry
         self.blocks = nn.Sequential(

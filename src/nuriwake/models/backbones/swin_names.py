@@ -32,9 +32,7 @@ _RULES = {
     rf"{_PREFIX}(?:patch_embed|embeddings|features\.0)\.(?:norm|2)\.(\w+)": r"levels.0.entry.norm.\1",
     # The norms of the maps: the authors' detectors, and transformers, which counts from 1.
     rf"{_PREFIX}norm(\d)\.(\w+)": r"levels.\1.norm.\2",
-    **{
-        rf"{_PREFIX}hidden_states_norms\.stage{level + 1}\.(\w+)": rf"levels.{level}.norm.\1" for level in range(4)
-    },
+    **{rf"{_PREFIX}hidden_states_norms\.stage{level + 1}\.(\w+)": rf"levels.{level}.norm.\1" for level in range(4)},
     # Behind the last map.
     rf"{_PREFIX}(norm|layernorm|head|classifier)\.(.+)": r"\1.\2",
 }

@@ -278,7 +278,9 @@ def _swin(own: Shapes) -> str:
     )
 
 
-def _preprocessing(rename: Callable[[str], str | None], *, stretched: bool) -> Callable[[Shapes, Config], Preprocessing]:
+def _preprocessing(
+    rename: Callable[[str], str | None], *, stretched: bool
+) -> Callable[[Shapes, Config], Preprocessing]:
     """The sizes of the authors' configurations. transformers then stretches the image to multiples of 32, the authors pad."""
 
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
