@@ -12,6 +12,7 @@ import pickle
 import resource
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
@@ -104,7 +105,7 @@ def with_json(path: Path) -> str:
     return ""
 
 
-def measured(function: Callable[[Path], str], path: Path, pipe: multiprocessing.connection.Connection) -> None:
+def measured(function: Callable[[Path], str], path: Path, pipe: Connection) -> None:
     function_name = function.__name__
     if function in (read_index, open_all):  # compiling the kernels happens once per machine, not once per file
         import nuriwake.data.formats  # noqa: F401

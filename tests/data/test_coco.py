@@ -395,6 +395,20 @@ def test_written_and_read_back(tmp_path):
         WriteSettings(category_ids=(1, 1, 2)).numbers(data.space)
 
 
+def test_written_as_polygons_the_masks_are_the_same(tmp_path):
+    data = open_data(save(tmp_path / "one", document(FULL)))
+    records = [record for part in data.splits.values() for record in part]
+    settings = WriteSettings(polygons=True)
+    write_data(map(data.read, records), tmp_path / "two", format="coco", space=data.space, settings=settings)
+    plain = json.loads((tmp_path / "two/annotations/instances_train.json").read_text())
+    assert [isinstance(row["segmentation"], list) for row in plain["annotations"]] == [
+        not row["iscrowd"] for row in plain["annotations"]
+    ]
+    again = targets(open_data(tmp_path / "two"))
+    for name, target in targets(data).items():
+        same(target, again[name])
+
+
 def test_ids_that_repeat_between_images_are_numbered_anew_and_scores_are_kept(tmp_path):
     space = LabelSpace(("cell",), (True,))
     masks = RunMasks.from_boxes(np.array([[1, 1, 5, 6], [3, 3, 9, 9]]), SIZE)

@@ -159,7 +159,7 @@ def test_real_folders_open_without_code(shared, folder, kind, classes, counts, c
         assert len(np.unique(semantic_view(sample.target).labels)) > 1
 
 
-@pytest.mark.parametrize("folder", ["formats/labelme", "formats/ade20k_sample", "formats/coco_results"])
+@pytest.mark.parametrize("folder", ["formats/coco_results"])
 def test_other_folders_say_that_no_format_fits(shared, folder):
     with pytest.raises(UserError, match="no format fits"):
         open_data(shared / "data" / folder)

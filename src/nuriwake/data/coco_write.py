@@ -12,12 +12,13 @@ from nuriwake.core.files import write_text
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
+from nuriwake.data.outlines import outlines
 from nuriwake.data.seen import as_instances, countable
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
 
 
 def write_coco(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
-    """Writes `samples` as one COCO split; masks as compressed run lengths, so that nothing is lost.
+    """Writes `samples` as one COCO split; masks as compressed run lengths, or as outlines that COCO fills to the same masks.
 
     Ids, crowd flags, stated areas and scores are kept; boxes to a thousandth of a pixel. A panoptic target gives its things.
 
@@ -39,7 +40,7 @@ def write_coco(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
         names.append(writer.name(sample))
         file = writer.write(sample, names[-1])
         images.append({"file_name": file, "height": sample.size[0], "width": sample.size[1]})
-        annotations += [{"image": len(images) - 1, **row} for row in _rows(target, numbers)]
+        annotations += [{"image": len(images) - 1, **row} for row in _rows(target, numbers, settings)]
         stated += [] if target.ids is None else target.ids.tolist()
     identifiers = image_identifiers(names)
     for image, identifier in zip(images, identifiers, strict=True):
@@ -90,7 +91,7 @@ def coco_results(
     for image_id, found in predictions:
         if found.scores is None:
             raise UserError(f"Image {image_id}: a COCO result file holds scores, but these objects have none (truth?).")
-        rows += [{"image_id": image_id, **_result(row)} for row in _rows(found, category_ids)]
+        rows += [{"image_id": image_id, **_result(row)} for row in _rows(found, category_ids, WriteSettings())]
     return rows
 
 
@@ -106,19 +107,21 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("category_id", "bbox", "segmentation", "score")}
 
 
-def _rows(target: Instances, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+def _rows(target: Instances, numbers: Mapping[str, int], settings: WriteSettings) -> list[dict[str, Any]]:
     unknown = sorted({target.space.names[label] for label in target.labels.tolist()} - set(numbers))
     if unknown:
         raise UserError(f"The classes {', '.join(unknown)} of the objects have no category id.")
     areas = target.masks.areas() if target.areas is None else target.areas
     boxes = target.masks.boxes() if target.boxes is None else target.boxes
     rows: list[dict[str, Any]] = []
+    outlined = outlines(target.masks, tolerance=settings.tolerance) if settings.polygons else [[]] * len(target)
     for i, runs in enumerate(target.masks.to_coco()):
         left, top, right, bottom = (float(value) for value in boxes[i])
         row: dict[str, Any] = {
             "category_id": numbers[target.space.names[int(target.labels[i])]],
             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
-            "segmentation": runs,
+            # COCO keeps crowds as run lengths, and a mask without a pixel has no outline.
+            "segmentation": [part.tolist() for part in outlined[i]] if outlined[i] and not target.crowd[i] else runs,
             "area": _short(float(areas[i])),
             "iscrowd": int(target.crowd[i]),
         }

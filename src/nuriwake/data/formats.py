@@ -9,12 +9,15 @@ from nuriwake.core.lookup import lookup
 from nuriwake.data.coco_files import content
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.description import DataDescription, Format, read_description
+from nuriwake.data.yolo import is_yolo_yaml
 
 FORMATS: dict[str, str] = {
     "coco": "nuriwake.data.coco:FORMAT",
     "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
+    "labelme": "nuriwake.data.labelme:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
     "voc": "nuriwake.data.voc:FORMAT",
+    "yolo": "nuriwake.data.yolo:FORMAT",
 }
 """Format name -> its `Format`."""
 
@@ -40,7 +43,9 @@ def open_data(
     path = Path(path)
     description = DataDescription()
     root = path
-    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml") and is_yolo_yaml(path):
+        root, description = path.parent, replace(description, format="yolo")
+    elif path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         description = read_description(path)
         root = description.root or path.parent
     elif path.is_file() and path.suffix.lower() == ".json":

@@ -24,13 +24,16 @@ class WriteSettings:
         split: what the samples are called in the folder: "train", "val", "test".
         images: "copy" puts the images beside the truth: the file they came from, or a PNG (TIFF for what PNG cannot hold);
             "none" writes the truth alone.
-        polygons: outlines in place of run lengths, where a format has both; the loss is measured and noted.
+        polygons: outlines in place of run lengths, where a format has both; along the edges of pixels, they lose nothing.
+        tolerance: pixels that outlines may stray for having fewer points, in formats of one outline or more per object; the
+            loss is measured and noted.
         category_ids: of the classes in order, in formats that number them; by default 1, 2, ...
     """
 
     split: str = "train"
     images: Literal["copy", "none"] = "copy"
     polygons: bool = False
+    tolerance: float = 0.0
     category_ids: tuple[int, ...] = ()
 
     def numbers(self, space: LabelSpace) -> tuple[int, ...]:

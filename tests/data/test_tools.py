@@ -1,0 +1,227 @@
+"""YOLO polygons and LabelMe: read, written, read back to the same masks; what they cannot carry is said."""
+
+import base64
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.runs import RunMasks
+from nuriwake.core.sample import Sample
+from nuriwake.data.formats import open_data
+from nuriwake.data.writing import write_data
+from nuriwake.data.written import WriteSettings
+
+SIZE = (40, 60)
+SPACE = LabelSpace(("cat", "dog"), (True, True))
+IMAGE = np.full((*SIZE, 3), 80, np.uint8)
+
+
+def difficult():
+    """A ring with an island, two parts, a plain box that overlaps, and a mask without a pixel."""
+    dense = np.zeros((4, *SIZE), np.uint8)
+    dense[0, 5:35, 5:35] = 1
+    dense[0, 10:30, 10:30] = 0
+    dense[0, 15:20, 15:20] = 1
+    dense[1, 2:5, 40:50], dense[1, 20:30, 45:58] = 1, 1
+    dense[2, 0:12, 0:12] = 1
+    return Instances(RunMasks.from_dense(dense), np.array([0, 1, 1, 0], np.int32), SPACE)
+
+
+def read_all(data):
+    return {r.name.rpartition("/")[2]: data.read_target(r) for part in data.splits.values() for r in part}
+
+
+@pytest.mark.parametrize("format_name", ["yolo", "labelme"])
+def test_masks_survive(tmp_path, format_name):
+    target = difficult()
+    empty = target[np.zeros(4, bool)]
+    for split in ("train", "val"):
+        written = write_data(
+            [Sample(IMAGE, target, name="a"), Sample(IMAGE, empty, name="b")], tmp_path, format=format_name, space=SPACE,
+            settings=WriteSettings(split=split),
+        )  # fmt: skip
+        assert not any("lose something" in note for note in written.notes)
+        assert all(path.is_file() for path in written.files)
+    data = open_data(tmp_path)
+    assert (data.format, data.space) == (format_name, SPACE)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 2, "val": 2}
+    found = read_all(data)
+    np.testing.assert_array_equal(found["a"].masks.dense(), target.masks.dense()[:3])
+    assert found["a"].labels.tolist() == [0, 1, 1]
+    assert len(found["b"]) == 0
+    with pytest.raises(UserError, match="already exists"):
+        write_data([], tmp_path, format=format_name, space=SPACE)
+
+
+def test_simpler_outlines_say_what_they_lost(tmp_path):
+    y, x = np.mgrid[:40, :60]
+    disc = (((x - 30) ** 2 + (y - 20) ** 2) < 300).astype(np.uint8)[None]
+    target = Instances(RunMasks.from_dense(disc), np.zeros(1, np.int32), SPACE)
+    settings = WriteSettings(tolerance=1.5)
+    written = write_data([Sample(IMAGE, target, name="a")], tmp_path, format="yolo", space=SPACE, settings=settings)
+    assert any("1 of 1 objects lose something as outlines: IoU with the mask 0." in note for note in written.notes)
+
+
+def yolo(root, lines, yaml="path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n"):
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True, exist_ok=True)
+        (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "images" / split / f"{split}.png"), IMAGE)
+        (root / "labels" / split / f"{split}.txt").write_text(lines)
+    (root / "data.yaml").write_text(yaml)
+    return root
+
+
+GOOD = "0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n"
+
+
+def test_yolo(tmp_path):
+    for path in (yolo(tmp_path, GOOD), tmp_path / "data.yaml"):
+        data = open_data(path)
+        assert (data.format, data.space.names) == ("yolo", ("cat", "dog"))
+        target = read_all(data)["train"]
+        assert target.labels.tolist() == [0, 1]
+        np.testing.assert_array_equal(target.masks.boxes()[1], [15, 10, 45, 30])
+    (tmp_path / "labels/train/train.txt").unlink()
+    cv2.imwrite(str(tmp_path / "images/train/other.png"), IMAGE)
+    (tmp_path / "labels/train/other.txt").write_text(GOOD)
+    data = open_data(tmp_path)
+    assert any("1 of 2 images of 'train' have no text file" in note for note in data.notes)
+    assert len(read_all(data)["train"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("0 0.5 0.5 0.1 0.1\n", r"train\.txt: line 1: five numbers are a box"),
+        (
+            GOOD + "0 0.5 0.5 0.1 0.1 0.2\n",
+            r"line 3: expected a class and the x and y of at least three points, found 6",
+        ),
+        ("2 0.1 0.1 0.5 0.1 0.5 0.5\n", r"line 1: the class is one of 0\.\.1, found 2"),
+        ("0 10 10 50 10 50 50\n", r"line 1: coordinates are shares.*found 10; are they pixels"),
+        ("0 0.1 0.1 x 0.1 0.5 0.5\n", r"line 1: expected a class and coordinates, all numbers"),
+        ("0 0.1 0.1 nan 0.1 0.5 0.5\n", r"line 1: coordinates are shares"),
+    ],
+)
+def test_yolo_lines_that_are_refused(tmp_path, lines, message):
+    data = open_data(yolo(tmp_path, lines))
+    with pytest.raises(UserError, match=message):
+        data.read_target(data.splits["train"][0])
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("train: images/nowhere\nval: images/val\nnames: [a]\n", r"data\.yaml: train: there is no images/nowhere"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", "run from 0 without gaps, found 0, 2"),
+        ("train: images/train\nnames: []\n", "'names' is a list of class names"),
+        ("train: images/train\nnames: [background, a]\n", "objects have no background class"),
+        ("train: images/train\nnames: [a, a]\n", r"data\.yaml: Class names must be unique"),
+    ],
+)
+def test_yolo_files_that_are_refused(tmp_path, yaml, message):
+    with pytest.raises(UserError, match=message):
+        open_data(yolo(tmp_path, GOOD, yaml))
+
+
+def shape(label="cat", points=((5, 5), (20, 5), (20, 20)), kind="polygon", group=None, **fields):
+    return {
+        "label": label,
+        "points": [list(p) for p in points],
+        "group_id": group,
+        "shape_type": kind,
+        "flags": {},
+        **fields,
+    }
+
+
+def labelme(root, shapes, **fields):
+    for name in "ab":
+        cv2.imwrite(str(root / f"{name}.png"), IMAGE)
+        plain = {"version": "5.0.1", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png", "imageData": None}
+        (root / f"{name}.json").write_text(json.dumps(plain | {"imageHeight": 40, "imageWidth": 60} | fields))
+    return root
+
+
+def test_labelme_shapes(tmp_path):
+    patch = base64.b64encode(cv2.imencode(".png", np.full((3, 4), 255, np.uint8))[1].tobytes()).decode()
+    shapes = [
+        shape("dog"),
+        shape("cat", ((30, 2), (40, 12)), "rectangle", group=1),
+        shape("cat", ((45, 2), (50, 2), (50, 12), (45, 12)), group=1),
+        shape("cat", ((30, 25), (30, 30)), "circle"),
+        shape("cat", ((50, 30), (53, 32)), "mask", mask=patch),
+    ]
+    data = open_data(labelme(tmp_path, shapes))
+    assert data.space.names == ("cat", "dog")
+    target = read_all(data)["a"]
+    assert target.labels.tolist() == [1, 0, 0, 0]
+    areas = target.masks.areas().tolist()
+    assert areas[1] == 100 + 50
+    assert abs(areas[2] - np.pi * 25) < 8
+    assert areas[3] == 12
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ndog\ncat\n")
+    assert open_data(tmp_path).space.names == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fields", "message"),
+    [
+        (
+            [shape(kind="line", points=((1, 1), (5, 5)))],
+            {},
+            r"a\.json: shape 1: a shape of the type 'line' with 2 points",
+        ),
+        (
+            [shape(), shape(points=((1, 1), (5, 5)))],
+            {},
+            r"shape 2: segmentation: polygon 0: a polygon has at least three",
+        ),
+        ([shape(kind="mask", points=((1, 1), (5, 5)), mask="x")], {}, r"shape 1: 'mask' is a PNG in base64"),
+        (
+            [shape(points=((100, 100), (105, 100), (105, 105)))],
+            {},
+            r"shape 1: segmentation: the polygons lie outside the image",
+        ),
+        ([shape(points=(("a", "b"),))], {}, r"shape 1: 'points' is a list of \[x, y\]"),
+        ([shape()], {"imageHeight": 60, "imageWidth": 40}, r"were drawn on 60x40 but [ab]\.png is 40x60"),
+    ],
+)
+def test_labelme_shapes_that_are_refused_when_read(tmp_path, shapes, fields, message):
+    data = open_data(labelme(tmp_path, shapes, **fields))
+    record = next(r for part in data.splits.values() for r in part if r.name == "a")
+    with pytest.raises(UserError, match=message):
+        data.read_target(record)
+
+
+def test_labelme_files_that_are_refused_when_opened(tmp_path):
+    labelme(tmp_path, [shape()])
+    (tmp_path / "classes.txt").write_text("dog\n")
+    with pytest.raises(UserError, match=r"[ab]\.json: the labels cat are not in classes\.txt"):
+        open_data(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.json: its image 'b\.png' is not there"):
+        open_data(tmp_path)
+    (tmp_path / "b.json").write_text('{"shapes": [{"label": "cat", "points": [[1,')
+    with pytest.raises(UserError, match=r"b\.json: the JSON is cut off: .*in 'shapes' after 0 complete entries"):
+        open_data(tmp_path)
+
+
+def test_real_labelme_files(shared, tmp_path):
+    data = open_data(shared / "data" / "formats" / "labelme")
+    found = read_all(data)
+    assert len(found) == 3
+    records = [record for part in data.splits.values() for record in part]
+    for format_name in ("labelme", "yolo", "coco"):
+        write_data(map(data.read, records), tmp_path / format_name, format=format_name, space=data.space)
+        again = read_all(open_data(tmp_path / format_name))
+        for name, target in found.items():
+            np.testing.assert_array_equal(again[name].masks.dense(), target.masks.dense())
+            assert again[name].labels.tolist() == target.labels.tolist()
