@@ -85,7 +85,7 @@ def _pasted(
     cells: np.ndarray, frames: np.ndarray, size: Size, threshold: float, *, aligned: bool, border: int
 ) -> RunMasks:
     low, high = frames[:, 0].clip(0, size[1]), frames[:, 2].clip(0, size[1])
-    guess = int(2 * (high - low + 3).clip(0).sum()) + 2 * len(cells)
+    guess = int(8 * (high - low + 3).clip(0).sum()) + 2 * len(cells)  # a column rarely has more than four spans
 
     def write(out: np.ndarray, offsets: np.ndarray) -> int:
         return _paste(cells, frames, size, np.float32(threshold), aligned, border, out, offsets)

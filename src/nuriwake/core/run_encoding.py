@@ -13,51 +13,34 @@ def changes(array: np.ndarray) -> np.ndarray:
     then put into the order of columns by counting.
     """
     height, width = array.shape
-    found, used = np.empty((1024, 2), np.int64), 0
-    first = np.zeros(width + 1, np.int64)
-    for x in range(width):
-        before = array[height - 1, x - 1] if x > 0 else array[0, 0] * 0
-        first[x + 1] = array[0, x] != before
+    found, many = np.empty((2048, 2), np.int32), 0
+    first, top = np.zeros(width + 1, np.int64), np.empty(width, np.bool_)
     for y in range(1, height):
-        if used + width > found.shape[0]:
-            found = _longer(found, used, 2 * used + width)
+        if many + width > found.shape[0]:
+            found = _longer(found, many, 2 * many + width)
         for begin in range(0, width, 64):
-            end = min(begin + 64, width)
+            here, above = array[y, begin : begin + 64], array[y - 1, begin : begin + 64]
             differ = 0
-            for x in range(begin, end):
-                differ += array[y, x] != array[y - 1, x]
+            for k in range(here.size):
+                differ |= here[k] ^ above[k]
             if differ:
-                for x in range(begin, end):
-                    if array[y, x] != array[y - 1, x]:
-                        found[used, 0], found[used, 1] = x, y
-                        first[x + 1] += 1
-                        used += 1
-    return _by_column(array, found[:used], first)
-
-
-@exact
-def _longer(found: np.ndarray, used: int, size: int) -> np.ndarray:
-    out = np.empty((size, 2), np.int64)
-    out[:used] = found[:used]
+                for k in range(here.size):
+                    if here[k] != above[k]:
+                        found[many, 0], found[many, 1] = begin + k, y
+                        first[begin + k + 1] += 1
+                        many += 1
+    for x in range(width):
+        top[x] = array[0, x] != (array[height - 1, x - 1] if x > 0 else 0)
+        first[x + 1] += first[x] + top[x]
+    out = np.empty(first[width], np.int64)
+    _positions(found[:many], top, first, height, out)
     return out
 
 
 @exact
-def _by_column(array: np.ndarray, found: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """`found` (x, y), ordered by y, as positions in the order of columns; `first[x + 1]` counts those of column x and its top."""
-    height, width = array.shape
-    for x in range(width):
-        first[x + 1] += first[x]
-    out = np.empty(first[width], np.int64)
-    for x in range(width):
-        before = array[height - 1, x - 1] if x > 0 else array[0, 0] * 0
-        if array[0, x] != before:
-            out[first[x]] = x * height
-            first[x] += 1
-    for k in range(found.shape[0]):
-        x = found[k, 0]
-        out[first[x]] = x * height + found[k, 1]
-        first[x] += 1
+def _longer(found: np.ndarray, used: int, size: int) -> np.ndarray:
+    out = np.empty((size, 2), np.int32)
+    out[:used] = found[:used]
     return out
 
 
@@ -69,69 +52,91 @@ def dense_runs(words: np.ndarray, width: int, out: np.ndarray, used: int) -> int
         words: uint64 (H, ceil(width / 8)), the rows of the mask, eight pixels each in the order of memory (little end
             first); what is not 0 belongs to the mask. Beyond the width all is 0.
     """
-    height, count = words.shape
-    found, many = np.empty((1024, 2), np.int64), 0
+    height = words.shape[0]
     first = np.zeros(width + 1, np.int64)
-    for y in range(1, height):
-        if many + width > found.shape[0]:
-            found = _longer(found, many, 2 * many + width)
-        for begin in range(0, count, 16):
-            end = min(begin + 16, count)
-            differ = np.uint64(0)
-            for k in range(begin, end):
-                differ |= words[y, k] ^ words[y - 1, k]
-            if differ != 0:
-                for k in range(begin, end):
-                    if words[y, k] != words[y - 1, k]:
-                        many = _note(words[y, k], words[y - 1, k], 8 * k, y, found, many, first)
-    before = False
+    found = _changed_bytes(words, _changed_pieces(words), first)
+    top = _top_changes(words, width)
     for x in range(width):
-        first[x + 1] += _pixel(words, 0, x) != before
-        before = _pixel(words, height - 1, x)
-    for x in range(width):
-        first[x + 1] += first[x]
+        first[x + 1] += first[x] + top[x]
     if used + first[width] + 1 > out.size:
         return -(used + first[width] + 1)
-    return _write_runs(words, found[:many], first, width, out, used)
+    _positions(found, top, first, height, out[used:])
+    return _differences(out, used, used + first[width], height * width)
 
 
 @exact
-def _note(here: int, above: int, x: int, y: int, found: np.ndarray, many: int, first: np.ndarray) -> int:
-    """Appends (x + i, y) for every byte i of which one of the two words is 0 and the other not; returns the new `many`."""
-    while here != above:
-        if ((here & np.uint64(255)) != 0) != ((above & np.uint64(255)) != 0):
-            found[many, 0], found[many, 1] = x, y
-            first[x + 1] += 1
-            many += 1
-        here, above, x = here >> np.uint64(8), above >> np.uint64(8), x + 1
-    return many
+def _changed_pieces(words: np.ndarray) -> np.ndarray:
+    """Not 0 at (y, c), uint64, where any of the 32 words from words[y, 32 c] on differs from the one above."""
+    out = np.zeros((words.shape[0], (words.shape[1] + 31) // 32), np.uint64)
+    for y in range(1, words.shape[0]):
+        here, above, row = words[y], words[y - 1], out[y]
+        for c in range(row.size):
+            # Slices, and a loop over their size from 0 with nothing else in it, are what becomes vector instructions.
+            a, b = here[32 * c : 32 * c + 32], above[32 * c : 32 * c + 32]
+            differ = np.uint64(0)
+            for k in range(a.size):
+                differ |= a[k] ^ b[k]
+            row[c] = differ
+    return out
 
 
 @exact
-def _pixel(words: np.ndarray, y: int, x: int) -> bool:
-    return ((words[y, x >> 3] >> np.uint64(8 * (x & 7))) & np.uint64(255)) != 0
+def _changed_bytes(words: np.ndarray, pieces: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(x, y), int32, ordered by y, of bytes of which one is 0 and the one above is not, or the reverse; counts them in `first[x + 1]`."""
+    out, used, count = np.empty((2048, 2), np.int32), 0, words.shape[1]
+    for p in np.flatnonzero(pieces):
+        y, begin = p // pieces.shape[1], 32 * (p % pieces.shape[1])
+        if used + 256 > out.shape[0]:
+            out = _longer(out, used, 2 * used + 256)
+        for k in range(begin, min(begin + 32, count)):
+            a, b, x = words[y, k], words[y - 1, k], 8 * k
+            if a == b:
+                continue
+            if (a ^ b) & np.uint64(0xFFFFFFFF) == 0:
+                a, b, x = a >> np.uint64(32), b >> np.uint64(32), x + 4
+            while a != b:
+                if ((a & np.uint64(255)) != 0) != ((b & np.uint64(255)) != 0):
+                    out[used, 0], out[used, 1] = x, y
+                    first[x + 1] += 1
+                    used += 1
+                a, b, x = a >> np.uint64(8), b >> np.uint64(8), x + 1
+    return out[:used]
 
 
 @exact
-def _write_runs(words: np.ndarray, found: np.ndarray, first: np.ndarray, width: int, out: np.ndarray, used: int) -> int:
-    """Positions in the order of columns, then their differences; `first` as `_by_column` has it, summed."""
-    height, end = words.shape[0], used + first[width]
-    before = False
+def _top_changes(words: np.ndarray, width: int) -> np.ndarray:
+    """Whether the top of each column differs from the bottom of the one before, bool (W,)."""
+    out, before, bottom = np.empty(width, np.bool_), False, words.shape[0] - 1
     for x in range(width):
-        if _pixel(words, 0, x) != before:
-            out[used + first[x]] = x * height
-            first[x] += 1
-        before = _pixel(words, height - 1, x)
+        shift = np.uint64(8 * (x & 7))
+        out[x] = ((words[0, x >> 3] >> shift & np.uint64(255)) != 0) != before
+        before = (words[bottom, x >> 3] >> shift & np.uint64(255)) != 0
+    return out
+
+
+@exact
+def _positions(found: np.ndarray, top: np.ndarray, first: np.ndarray, height: int, out: np.ndarray) -> None:
+    """Writes the changes in the order of columns; `first[x]` says where those of column x begin, and x's top is the first."""
+    place = first[:-1].copy()
+    for x in range(top.size):
+        if top[x]:
+            out[place[x]] = x * height
+            place[x] += 1
     for k in range(found.shape[0]):
-        x = found[k, 0]
-        out[used + first[x]] = x * height + found[k, 1]
-        first[x] += 1
+        x = np.int64(found[k, 0])
+        out[place[x]] = x * height + found[k, 1]
+        place[x] += 1
+
+
+@exact
+def _differences(out: np.ndarray, begin: int, end: int, total: int) -> int:
+    """Positions `out[begin:end]` to run lengths, with the last one behind them; returns where they end."""
     last = np.int64(0)
-    for k in range(used, end):
+    for k in range(begin, end):
         position = np.int64(out[k])
         out[k] = position - last
         last = position
-    out[end] = height * width - last
+    out[end] = total - last
     return end + 1
 
 

@@ -275,7 +275,7 @@ class RunMasks:
         def write(out: np.ndarray, offsets: np.ndarray) -> int:
             return kernels.remap(self.counts, self.offsets, columns, rows, size, mirror, out, offsets)
 
-        return filled(write, len(self), size, guess=2 * self.counts.size)
+        return filled(write, len(self), size, guess=2 * self.counts.size * -(-size[1] // self.size[1]))
 
     def _united(self, groups: np.ndarray) -> "RunMasks":
         """The union of the masks `groups[g] .. groups[g + 1]` for each g; `groups` int64 (G + 1,)."""
