@@ -8,8 +8,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.metrics.metric import Counts, MetricReport, Spacing, check_shapes, summed, without_nan
-from nuriwake.metrics.scores import mean_of_present, ratio
-from nuriwake.metrics.segment_overlap import count_overlaps, match_segments
+from nuriwake.metrics.segment_overlap import class_qualities, count_overlaps, match_segments, mean_qualities
 
 PANOPTIC_FIGURES = tuple(f"{name}{group}" for group in ("", "_things", "_stuff") for name in ("pq", "sq", "rq"))
 """The headline: panoptic, segmentation and recognition quality, over all classes, things, stuff."""
@@ -50,16 +49,16 @@ class PanopticMetric:
         counts, iou = match_segments(overlaps, target.labels, target.crowd, prediction.labels, len(self.space))
         self._counts += counts
         self._iou += iou
-        return _figures(_qualities(counts, iou), self._things)
+        return _figures(counts, iou, self._things)
 
     def compute(self) -> dict[str, float]:
         """`PANOPTIC_FIGURES`, 0..1; nan when no class of the group was seen."""
-        return _figures(_qualities(self._counts, self._iou), self._things)
+        return _figures(self._counts, self._iou, self._things)
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """Class name -> pq, sq, rq (nan when it was never seen) and the counts behind them: matched, false and missed segments and
         the sum of the IoU of the matches."""
-        rows = zip(_qualities(self._counts, self._iou), self._counts, self._iou, strict=True)
+        rows = zip(class_qualities(self._counts, self._iou), self._counts, self._iou, strict=True)
         return {
             name: dict(zip(("pq", "sq", "rq"), qualities.tolist(), strict=True))
             | dict(zip(_COUNTS, map(float, counts), strict=True))
@@ -88,18 +87,8 @@ class PanopticMetric:
         self._counts, self._iou = total["segments"], total["matched_iou"]
 
 
-def _qualities(counts: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    """(K, 3) float64, pq, sq, rq per class; nan for a class that was never seen."""
-    matched, false, missed = counts.T
-    weight = matched + 0.5 * (false + missed)
-    sq = np.where(weight > 0, np.nan_to_num(ratio(iou, matched)), np.nan)
-    return np.stack([ratio(iou, weight), sq, ratio(matched, weight)], 1)
-
-
-def _figures(qualities: np.ndarray, things: np.ndarray) -> dict[str, float]:
-    groups = qualities, qualities[things], qualities[~things]
-    values = (mean_of_present(column) for group in groups for column in group.T)
-    return dict(zip(PANOPTIC_FIGURES, values, strict=True))
+def _figures(counts: np.ndarray, iou: np.ndarray, things: np.ndarray) -> dict[str, float]:
+    return dict(zip(PANOPTIC_FIGURES, mean_qualities(counts, iou, things).tolist(), strict=True))
 
 
 def _check(prediction: Panoptic, target: Panoptic, space: LabelSpace) -> None:

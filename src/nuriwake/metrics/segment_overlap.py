@@ -1,7 +1,7 @@
 """The numba kernels behind panoptic quality: pairs of segments counted along runs of pixels, then matched.
 
-Two neighbouring ids are one 64-bit word, and 32 pixels of both maps are compared with the pair of ids of the run that they would continue,
-so that an id is looked up only where a run begins.
+Two neighbouring ids are one 64-bit word. 32 pixels of both maps, and where they differ 8, are compared with the pair of ids of the
+run that they would continue, so that an id is looked up only where a run begins.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_BLOCK = 32
+_LONG, _SHORT = 32, 8
 
 
 @njit(cache=True, nogil=True)
@@ -25,7 +25,8 @@ def count_overlaps(
     Returns:
         int64 (N + 1, M + 1): row and column 0 are void, row i + 1 is `truth_ids[i]`.
     """
-    truth_table, prediction_table = _hashed(truth_ids), _hashed(prediction_ids)
+    keys, rows, mask = _hashed(truth_ids)
+    other_keys, columns, other_mask = _hashed(prediction_ids)
     width = prediction_ids.size + 1
     counts = np.zeros((truth_ids.size + 1) * width, np.int64)
     even = truth.size // 2 * 2
@@ -33,28 +34,38 @@ def count_overlaps(
     truth_words = truth[:even].view(np.uint64) if even else np.empty(0, np.uint64)
     prediction_words = prediction[:even].view(np.uint64) if even else np.empty(0, np.uint64)
     left, right = truth[0], prediction[0]
-    cell = _index(left, truth_ids, truth_table) * width + _index(right, prediction_ids, prediction_table)
+    cell = rows[_place(left, keys, mask)] * width + columns[_place(right, other_keys, other_mask)]
     left_word, right_word = _twice(left), _twice(right)
     begin, at, size = np.uint64(0), np.uint64(0), np.uint64(truth.size)
     while at < size:
-        stop = at + np.uint64(_BLOCK)
+        stop = at + np.uint64(_LONG)
         if stop <= size:
             first, different = at >> np.uint64(1), np.uint64(0)
-            for i in range(_BLOCK // 2):
+            for i in range(_LONG // 2):
                 word = first + np.uint64(i)
                 different |= (truth_words[word] ^ left_word) | (prediction_words[word] ^ right_word)
             if different == 0:
                 at = stop
                 continue
-        else:
-            stop = size
-        while at < stop:
-            if truth[at] != left or prediction[at] != right:
-                counts[cell] += np.int64(at - begin)
-                left, right, begin = truth[at], prediction[at], at
-                cell = _index(left, truth_ids, truth_table) * width + _index(right, prediction_ids, prediction_table)
-                left_word, right_word = _twice(left), _twice(right)
-            at += np.uint64(1)
+        end = min(stop, size)
+        while at < end:
+            stop = at + np.uint64(_SHORT)
+            if stop <= end:
+                first, different = at >> np.uint64(1), np.uint64(0)
+                for i in range(_SHORT // 2):
+                    word = first + np.uint64(i)
+                    different |= (truth_words[word] ^ left_word) | (prediction_words[word] ^ right_word)
+                if different == 0:
+                    at = stop
+                    continue
+            stop = min(stop, end)
+            while at < stop:
+                if truth[at] != left or prediction[at] != right:
+                    counts[cell] += np.int64(at - begin)
+                    left, right, begin = truth[at], prediction[at], at
+                    cell = rows[_place(left, keys, mask)] * width + columns[_place(right, other_keys, other_mask)]
+                    left_word, right_word = _twice(left), _twice(right)
+                at += np.uint64(1)
     counts[cell] += np.int64(size - begin)
     return counts.reshape(truth_ids.size + 1, width)
 
@@ -103,37 +114,60 @@ def match_segments(
 
 
 @njit(cache=True, nogil=True)
-def _hashed(ids: np.ndarray) -> np.ndarray:
-    """A table of indices in `ids`, -1 where free, of a power of two of places, at most half full."""
-    size = 16
-    while size < 2 * ids.size:
-        size *= 2
-    table = np.full(size, -1, np.int32)
-    for i in range(ids.size):
-        place = _place(ids[i], size)
-        while table[place] >= 0:
-            place = (place + 1) & (size - 1)
-        table[place] = i
-    return table
+def class_qualities(counts: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """(K, 3) float64: PQ, SQ, RQ of each class from what `match_segments` gives; nan for a class that is not there.
+
+    SQ without any match is 0, as in panopticapi.
+    """
+    out = np.full((iou.size, 3), np.nan)
+    for label in range(iou.size):
+        matched = counts[label, 0]
+        weight = matched + (counts[label, 1] + counts[label, 2]) / 2
+        if weight > 0:
+            out[label, 0] = iou[label] / weight
+            out[label, 1] = iou[label] / matched if matched else 0.0
+            out[label, 2] = matched / weight
+    return out
 
 
 @njit(cache=True, nogil=True)
-def _index(value: int, ids: np.ndarray, table: np.ndarray) -> int:
-    """1 + the index of `value` in `ids`; 0 for void."""
-    if value == 0:
-        return np.int64(0)
-    place = _place(value, table.size)
-    while table[place] >= 0:
-        if ids[table[place]] == value:
-            return np.int64(table[place]) + 1
-        place = (place + 1) & (table.size - 1)
-    return np.int64(0)
+def mean_qualities(counts: np.ndarray, iou: np.ndarray, things: np.ndarray) -> np.ndarray:
+    """(9,) float64: means of PQ, SQ, RQ over the classes that are there: all, then the `things` bool (K,), then stuff; or nan."""
+    qualities, out = class_qualities(counts, iou), np.full(9, np.nan)
+    for group in range(3):
+        total, seen = np.zeros(3), 0
+        for label in range(iou.size):
+            if not np.isnan(qualities[label, 0]) and (group == 0 or things[label] == (group == 1)):
+                total += qualities[label]
+                seen += 1
+        if seen:
+            out[3 * group : 3 * group + 3] = total / seen
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _hashed(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.uint64]:
+    """Void and `ids` as keys of a table of a power of two of places, -1 where free; 1 + their index beside them; the mask of a place."""
+    size = 64
+    while size < 4 * (ids.size + 1):
+        size *= 2
+    mask = np.uint64(size - 1)
+    keys, values = np.full(size, -1, np.int32), np.zeros(size, np.int64)
+    keys[0] = 0
+    for i in range(ids.size):
+        place = _place(ids[i], keys, mask)
+        keys[place], values[place] = ids[i], i + 1
+    return keys, values, mask
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _place(value: Any, size: Any) -> Any:
+def _place(value: Any, keys: Any, mask: Any) -> Any:
+    """Where `value` stands in a table, or the free place where it would; void stands at 0."""
     # Knuth's multiplier spreads ids that are colours or multiples of a thousand.
-    return (np.int64(value) * np.int64(2654435761) >> np.int64(12)) & np.int64(size - 1)
+    place = (np.uint64(value) * np.uint64(2654435761) >> np.uint64(16)) & mask
+    while keys[place] != value and keys[place] != -1:
+        place = (place + np.uint64(1)) & mask
+    return place
 
 
 @njit(cache=True, nogil=True, inline="always")
