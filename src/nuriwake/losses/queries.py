@@ -95,7 +95,7 @@ class QueryCriterion(nn.Module):
             segments = segments_of(truth)
             named = self._terms(output.class_logits.float(), output.mask_logits.float(), segments)
             if output.auxiliary:
-                earlier = [self._terms(*(part.float() for part in answer), segments) for answer in output.auxiliary]
+                earlier = [self._terms(classes.float(), masks.float(), segments) for classes, masks in output.auxiliary]
                 total = torch.stack([torch.stack(list(terms.values())).sum() for terms in earlier]).sum()
                 named["auxiliary"] = self.auxiliary_weight * total
         return named

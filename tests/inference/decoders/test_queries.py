@@ -14,7 +14,6 @@ from nuriwake.inference.decoders.queries import (
     InstanceQueryDecoder,
     PanopticQueryDecoder,
     SemanticQueryDecoder,
-    thing_space,
 )
 from nuriwake.inference.decoding import Pass, Request, find_decoder
 from nuriwake.inference.settings import PredictSettings
@@ -252,11 +251,15 @@ def test_options_are_checked():
         PanopticQueryDecoder(overlap_threshold=-0.1)
 
 
-def test_things_of_a_space():
-    space, kept = thing_space(SPACE)
-    assert space.names == ("cat", "dog")
-    assert space.colours == (SPACE.colours[0], SPACE.colours[2])
-    assert kept == [0, 2]
-    for things in ((True,) * 4, ()):
-        same = LabelSpace(SPACE.names, things)
-        assert thing_space(same) == (same, [0, 1, 2, 3])
+def test_things_alone_are_mapped_over_a_background():
+    space = LabelSpace(("cat", "dog"), (True, True))
+    output = some_output(queries=3, classes=2)
+    found = decode(SemanticQueryDecoder(), output, space=space)
+    assert found.space.names == ("background", "cat", "dog")
+    scores = semantic_scores(output)
+    scores = torch.cat([(1 - scores.sum(0, keepdim=True)).clamp_min(0), scores])
+    best = scores.topk(2, dim=0).values
+    clear = (best[0] - best[1] > 1e-5).numpy()
+    assert np.array_equal(found.labels[clear], scores.argmax(0).numpy()[clear])
+    assert 0 in found.labels
+    assert found.labels.max() > 0

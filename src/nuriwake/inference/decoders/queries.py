@@ -20,6 +20,7 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import SemanticMap, Size
+from nuriwake.core.views import instance_space, semantic_space
 from nuriwake.inference.augmentation import flip_tensor
 from nuriwake.inference.decoding import Pass, Request, decode_pixels
 from nuriwake.inference.postprocess import postprocess
@@ -39,21 +40,24 @@ class SemanticQueryDecoder:
     arXiv:2107.06278, section 3.4), averaged over tiles, mirrored copies and scales. In an exclusive space the scores are
     divided by their sum, so that thresholds mean what they mean for probabilities (`decode_pixels`; a binary space goes by
     the share of the foreground, two or more classes without thresholds by the largest score); in a multi-label space they
-    are cut off at 1. Thresholds and rules stand in the settings; the decoder has no options of its own.
+    are cut off at 1. Where all classes are things, what the scores lack of 1 is that of a background before them. Thresholds
+    and rules stand in the settings; the decoder has no options of its own.
     """
 
     blends: ClassVar[bool] = True
 
     def __call__(self, passes: Sequence[Pass], request: Request) -> SemanticMap:
         """See `Decoder`."""
-        space = request.space
+        space = semantic_space(request.space) if request.space.exclusive else request.space
+        request.settings.check(space)
         shape = request.size if space.exclusive else (*request.size, len(space))
         labels, scores = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        streams = [resized_strips(_bands(item, space), item.grid.size, request.size) for item in passes]
+        streams = [resized_strips(_bands(item, request.space), item.grid.size, request.size) for item in passes]
         for strips in zip(*streams, strict=True):
-            top = strips[0][0]
-            strip = torch.stack([part for _, part in strips]).mean(0) if len(strips) > 1 else strips[0][1]
-            strip = strip / strip.sum(0).clamp_min(1e-12) if space.exclusive else strip.clamp(max=1)
+            top, strip = strips[0]
+            for _, other in strips[1:]:
+                strip = strip + other
+            strip = _as_probabilities(strip / len(passes), request.space, space)
             if request.watch is not None:
                 # One channel where there are two classes, as models of pixels have it.
                 request.watch(top, strip[1:] if space.binary else strip)
@@ -68,10 +72,11 @@ class InstanceQueryDecoder:
 
     The surest pairs of query and class become objects, so that a query may answer twice (Cheng 2022, arXiv:2112.01527,
     appendix). The score is the class's probability times the mean probability inside the mask, taken at the size at
-    which the model saw the image. Of a space of things and stuff, the things are answered, in a space of the things.
+    which the model saw the image. Of a space of things and stuff, the things are answered, in a space of the things
+    (`core.views.instance_space`).
 
     Args:
-        score_threshold: of that score; what has less is left out. 0 gives the published figures of average precision.
+        score_threshold: of that score; what has less is left out. Published is 0, for average precision.
         mask_threshold: a pixel belongs to the mask above this probability.
         detections: how many pairs at most are looked at.
 
@@ -81,7 +86,7 @@ class InstanceQueryDecoder:
 
     blends: ClassVar[bool] = False
 
-    score_threshold: float = 0.05
+    score_threshold: float = 0.0
     mask_threshold: float = 0.5
     detections: int = 100
 
@@ -95,7 +100,8 @@ class InstanceQueryDecoder:
         """See `Decoder`."""
         grid, (output, row) = passes[0].grid, next(passes[0].outputs)
         _check_classes(output, request.space)
-        space, kept = thing_space(request.space)
+        space = instance_space(request.space)
+        kept = [label for label, thing in enumerate(request.space.things) if thing]
         queries, labels, scores = self._surest(output.class_logits[row].float(), kept)
         unique, which = queries.unique(return_inverse=True)
         logits = output.mask_logits[row][unique].float()
@@ -209,15 +215,6 @@ class Contest(NamedTuple):
     inside: np.ndarray
 
 
-def thing_space(space: LabelSpace) -> tuple[LabelSpace, list[int]]:
-    """The things of `space` as a space of their own, and their labels in `space`; all classes where none or all are things."""
-    kept = [label for label, thing in enumerate(space.things) if thing]
-    if len(kept) in (0, len(space)):
-        return space, list(range(len(space)))
-    names, colours = tuple(space.names[label] for label in kept), tuple(space.colours[label] for label in kept)
-    return LabelSpace(names, (True,) * len(kept), colours, exclusive=space.exclusive), kept
-
-
 def strips_of(logits: Tensor, grid: Grid, size: Size) -> Iterator[tuple[int, Tensor]]:
     """Strips (first row, (n, rows, W)) at `size` of mask logits (n, h, w) that cover the padded input of `grid`."""
     yield from resized_strips(_without_padding(logits, grid), grid.size, size)
@@ -273,6 +270,15 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Tenso
     for top, band in resized_strips([mask_logits], (mask_logits.shape[1], mask_logits.shape[2]), size):
         scores[:, top : top + band.shape[1]] = (weights @ band.sigmoid().flatten(1)).view(-1, *band.shape[1:])
     return scores
+
+
+def _as_probabilities(scores: Tensor, given: LabelSpace, space: LabelSpace) -> Tensor:
+    """Scores (classes of `given`, h, w) -> probabilities (classes of `space`, h, w)."""
+    if not space.exclusive:
+        return scores.clamp(max=1)
+    if len(space) > len(given):
+        scores = torch.cat([(1 - scores.sum(0, keepdim=True)).clamp_min(0), scores])
+    return scores / scores.sum(0).clamp_min(1e-12)
 
 
 def _check_classes(output: QueryOutput, space: LabelSpace) -> None:
