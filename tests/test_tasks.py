@@ -21,7 +21,7 @@ MULTI = LabelSpace(("a", "b", "c"), exclusive=False)
 )
 def test_a_task_follows_the_label_space(space, channels, headline):
     task = get_task("semantic")
-    assert task.channels(space) == channels
+    assert task.channels(space, PixelLogits) == channels
     assert task.headline_name(space, None) == headline
     assert task.headline_name(space, "pixel_accuracy") == "pixel_accuracy"
 
@@ -40,9 +40,9 @@ def test_the_criterion_takes_what_the_task_stacks(space):
     rng = np.random.default_rng(0)
     highest = len(space) if space.exclusive else 2
     maps = [SemanticMap(rng.integers(0, highest, shape).astype(np.uint8), space) for _ in range(2)]
-    model = build_model("unet", in_channels=1, classes=task.channels(space))
+    model = build_model("unet", in_channels=1, classes=task.channels(space, PixelLogits))
     criterion = task.criterion(model, space, LossSettings("cross_entropy+dice"))
-    terms = criterion(PixelLogits(torch.zeros(2, task.channels(space), 16, 16)), task.stack(maps))
+    terms = criterion(PixelLogits(torch.zeros(2, task.channels(space, PixelLogits), 16, 16)), task.stack(maps))
     assert set(terms) == {"cross_entropy", "dice"}
     assert all(torch.isfinite(value) for value in terms.values())
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def train_config(config: RunConfig, *, resume: bool = False, say: Callable[[str]
     if os.environ.get("RANK", "0") == "0":  # torchrun starts one process per GPU; one of them writes
         data = open_data(run.config.data.path, format=run.config.data.format, val_share=run.config.data.val_share)
         write_run_plots(run)
-        say(f"report: {write_run_report(run, viewed(data, get_task(run.config.task)), load(run.folder))}")
+        say(f"report: {write_run_report(run, viewed(data, get_task(run.config.task or '')), load(run.folder))}")
     return run
 
 
@@ -175,6 +176,9 @@ def evaluate(
         task, task.headline_name(found.space, None), metrics=tuple(metrics), settings=MetricSettings(tolerance)
     )
     predictor = load(path, device=device, settings=settings)
+    if not (isinstance(settings, Mapping) and "score_threshold" in settings):
+        # The bundle's is for what is shown; scores of a data set count objects of any score.
+        predictor = predictor.with_settings(replace(predictor.settings, score_threshold=None))
     with Bar(shown=True) as bar:
         return evaluate_predictor(
             predictor,

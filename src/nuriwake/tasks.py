@@ -6,7 +6,7 @@ Decoding is the predictor's: its table goes by the task and the type of the outp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,31 +14,49 @@ from torch import Tensor, nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
-from nuriwake.core.lookup import did_you_mean, lookup
-from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.core.lookup import did_you_mean, import_object, lookup
+from nuriwake.core.serial import from_plain
+from nuriwake.core.targets import Target
+from nuriwake.core.views import instance_space, instance_view, panoptic_view, semantic_space, semantic_view
 from nuriwake.inference.decoding import output_type
 from nuriwake.losses.criterion import PixelCriterion
 from nuriwake.losses.pixels import Mode
+from nuriwake.losses.regions import RegionPixelCriterion
+from nuriwake.losses.truth import stack_instances, stack_panoptic
+from nuriwake.metrics.average_precision import FIGURES
 from nuriwake.metrics.boundary_metric import BoundaryMetric
+from nuriwake.metrics.instances import InstanceMetric
 from nuriwake.metrics.metric import Metric, MetricSettings
+from nuriwake.metrics.panoptic_quality import PANOPTIC_FIGURES, PanopticMetric
 from nuriwake.metrics.semantic import SemanticMetric, metric_names
 from nuriwake.metrics.surface_metric import SurfaceMetric
 from nuriwake.models.base import Model
-from nuriwake.models.outputs import PixelLogits
+from nuriwake.models.outputs import (
+    KernelOutput,
+    PixelLogits,
+    PrototypeOutput,
+    QueryOutput,
+    RegionOutput,
+    RegionPixelOutput,
+)
+
+Answer = TypeVar("Answer")
+
+_REGION_LOSS = "nuriwake.losses.regions:RegionLoss"
 
 
 class LossSettings(NamedTuple):
     """What a criterion is built from.
 
     Attributes:
-        terms: text such as "cross_entropy+dice", or name -> weight.
-        options: name of a term -> its options.
+        terms: text such as "cross_entropy+dice", or name -> weight; for losses of objects weights in place of the published.
+        options: name of a term -> its options; for losses of objects their settings by name.
         class_weights: float32 (K,), or None.
         auxiliary_weight: of auxiliary heads.
     """
 
     terms: str | Mapping[str, float]
-    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
     class_weights: Tensor | None = None
     auxiliary_weight: float = 0.4
 
@@ -48,9 +66,10 @@ class Task:
     """One row of the table.
 
     Attributes:
-        name: semantic (instance and panoptic join here).
-        space: the classes of a data set -> those that this task tells apart.
-        view: the target of a data set as this task sees it, in those classes, such as the map of the classes of instances.
+        name: semantic, instance or panoptic.
+        space: the classes of a data set -> those that this task tells apart. Raises UserError where there are none.
+        view: the target of a data set and those classes -> the target as this task sees it, in those classes, such as the map
+            of the classes of instances. Raises UserError where the truth does not say it.
         stack: the targets of a batch -> the truth that the criterion takes: a tensor, or NamedTuples of tensors.
         crop: the truth and a margin in pixels -> the same without the margin, for models that predict less.
         mass: the truth and the class weights -> how much it counts beside other batches of the same step, 0 or more.
@@ -59,11 +78,13 @@ class Task:
         metrics: name -> builder of a further metric, counted when it is asked for.
         headline: label space -> the name of the score that chooses the best weights; higher is better.
         metric_names: label space -> the scores that may be the headline.
+        channels: label space -> what a model of ours is built with as `classes`.
+        thresholds: label space -> are the best thresholds per class looked for on the validation images?
     """
 
     name: str
     space: Callable[[LabelSpace], LabelSpace]
-    view: Callable[[Target], Target]
+    view: Callable[[Target, LabelSpace], Target]
     stack: Callable[[Sequence[Target]], Any]
     crop: Callable[[Any, int], Any]
     mass: Callable[[Any, Tensor | None], float]
@@ -72,10 +93,8 @@ class Task:
     metrics: Mapping[str, Callable[[LabelSpace, MetricSettings], Metric]]
     headline: Callable[[LabelSpace], str]
     metric_names: Callable[[LabelSpace], tuple[str, ...]]
-
-    def channels(self, space: LabelSpace) -> int:
-        """How many output channels a model of ours has for `space`."""
-        return space.channels
+    channels: Callable[[LabelSpace, type], int]
+    thresholds: Callable[[LabelSpace], bool]
 
     def criterion(self, model: Model, space: LabelSpace, settings: LossSettings) -> nn.Module:
         """The loss for what `model` puts out: output, truth -> named terms.
@@ -147,6 +166,17 @@ def _same_space(space: LabelSpace) -> LabelSpace:
     return space
 
 
+def image_mass(truth: Any, class_weights: Tensor | None) -> float:
+    """The losses of objects divide by what each batch holds; batches of equal size then count alike."""
+    return 1.0
+
+
+def no_margin(truth: Any, margin: int) -> Any:
+    """Models of objects answer for the whole input."""
+    assert margin == 0
+    return truth
+
+
 def _pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
     mode: Mode = "multilabel" if not space.exclusive else "binary" if space.binary else "multiclass"
     return PixelCriterion(
@@ -158,26 +188,109 @@ def _pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
     )
 
 
-def _semantic_view(target: Target) -> SemanticMap:
-    return target
+def _object_criterion(criterion: str, settings_type: str) -> Callable[[LabelSpace, LossSettings], nn.Module]:
+    """A criterion built from its own frozen settings: `loss.terms` are its weights by name, `loss.options` its other fields."""
+
+    def build(space: LabelSpace, settings: LossSettings) -> nn.Module:
+        return import_object(criterion)(_object_settings(settings_type, settings))
+
+    return build
+
+
+def _object_settings(settings_type: str, settings: LossSettings) -> Any:
+    if isinstance(settings.terms, str):
+        raise UserError(
+            f"loss.terms: the loss of this model has terms of its own; give weights by name, such as {{mask: 2.0}}, or "
+            f"nothing, found '{settings.terms}'."
+        )
+    plain = {"weights": dict(settings.terms), **settings.options}
+    return from_plain(import_object(settings_type), plain, "loss.options")
+
+
+def _region_pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
+    return RegionPixelCriterion(space.things, _object_settings(_REGION_LOSS, settings))
 
 
 def _semantic_headline(space: LabelSpace) -> str:
     return "dice" if space.binary else "mean_iou"
 
 
+def _logit_channels(space: LabelSpace, output: type) -> int:
+    """One channel suffices for logits of two classes; queries have a class each."""
+    return space.channels if output is PixelLogits else len(space)
+
+
+def _class_count(space: LabelSpace, output: type) -> int:
+    return len(space)
+
+
+def _yes_or_no(space: LabelSpace) -> bool:
+    return space.binary or not space.exclusive
+
+
+def _always(answer: Answer) -> Callable[[LabelSpace], Answer]:
+    return lambda space: answer
+
+
+def _never(space: LabelSpace) -> bool:
+    return False
+
+
+_REGIONS = _object_criterion("nuriwake.losses.regions:RegionCriterion", _REGION_LOSS)
+_PROTOTYPES = _object_criterion(
+    "nuriwake.losses.prototypes:PrototypeCriterion", "nuriwake.losses.prototypes:PrototypeLoss"
+)
+_KERNELS = _object_criterion("nuriwake.losses.kernels:KernelCriterion", "nuriwake.losses.kernels:KernelLoss")
+_QUERIES = _object_criterion("nuriwake.losses.queries:QueryCriterion", "nuriwake.losses.queries:QueryLoss")
 TASKS: dict[str, Any] = {
     "semantic": Task(
         name="semantic",
-        space=_same_space,
-        view=_semantic_view,
+        space=semantic_space,
+        view=semantic_view,
         stack=stack_semantic,
         crop=crop_margin,
         mass=pixel_mass,
-        criteria={PixelLogits: _pixel_criterion},
+        criteria={PixelLogits: _pixel_criterion, QueryOutput: _QUERIES},
         metric=SemanticMetric,
         metrics={"surface": SurfaceMetric.build, "boundary": BoundaryMetric.build},
         headline=_semantic_headline,
         metric_names=metric_names,
+        channels=_logit_channels,
+        thresholds=_yes_or_no,
+    ),
+    "instance": Task(
+        name="instance",
+        space=instance_space,
+        view=instance_view,
+        stack=stack_instances,
+        crop=no_margin,
+        mass=image_mass,
+        criteria={
+            RegionOutput: _REGIONS,
+            PrototypeOutput: _PROTOTYPES,
+            KernelOutput: _KERNELS,
+            QueryOutput: _QUERIES,
+        },
+        metric=InstanceMetric,
+        metrics={"boundary": InstanceMetric.boundary},
+        headline=_always("mask_ap"),
+        metric_names=_always(tuple(f"{kind}_{name}" for kind in ("mask", "box") for name in FIGURES)),
+        channels=_class_count,
+        thresholds=_never,
+    ),
+    "panoptic": Task(
+        name="panoptic",
+        space=_same_space,
+        view=panoptic_view,
+        stack=stack_panoptic,
+        crop=no_margin,
+        mass=image_mass,
+        criteria={RegionPixelOutput: _region_pixel_criterion, QueryOutput: _QUERIES},
+        metric=PanopticMetric,
+        metrics={},
+        headline=_always("pq"),
+        metric_names=_always(PANOPTIC_FIGURES),
+        channels=_class_count,
+        thresholds=_never,
     ),
 }

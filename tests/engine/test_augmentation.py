@@ -135,6 +135,6 @@ def test_statistics_of_float_images():
     assert full_brightness(samples, "float32") == 3000.0
     assert full_brightness([Sample(image * 0)], "float32") == 1.0
     values = np.concatenate([holes[np.isfinite(holes)], image.ravel()]) / 3000
-    (mean,), (deviation,) = channel_statistics(samples, 3000.0)
+    (mean,), (deviation,) = channel_statistics([sample.image / np.float32(3000) for sample in samples])
     assert abs(mean - values.mean()) < 1e-4
     assert abs(deviation - values.std()) < 1e-4

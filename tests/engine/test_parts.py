@@ -12,8 +12,16 @@ from torch import nn
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.engine.augmentation import training_pipeline
-from nuriwake.engine.choose import choose
-from nuriwake.engine.config import AugmentationConfig, DataConfig, OptimConfig, RunConfig, ScheduleConfig, override
+from nuriwake.engine.choose import choose, choose_task
+from nuriwake.engine.config import (
+    AugmentationConfig,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+    override,
+)
 from nuriwake.engine.distribution import pick_device
 from nuriwake.engine.ema import Average
 from nuriwake.engine.facts import DataFacts, MachineFacts
@@ -210,11 +218,14 @@ FACTS = DataFacts(
     mean=(0.5,) * 3,
     deviation=(0.2,) * 3,
     maximum=255.0,
+    exposures=1.2,
+    level_mean=(0.3,) * 3,
+    level_deviation=(0.2,) * 3,
     class_pixels=(900, 100),
     decoded_bytes=5 * 2**20,
 )
 MACHINE = MachineFacts(CPU, cores=2)
-OPEN = RunConfig(DataConfig(Path("data")))
+OPEN = RunConfig(DataConfig(Path("data")), task="semantic")
 
 
 def test_every_choice_has_a_reason_and_fills_its_field():
@@ -255,12 +266,43 @@ def test_rare_classes_among_several_are_raised():
     assert choose(OPEN, binary, MACHINE)[0].loss.class_weights == "none"
 
 
-def test_class_weights_are_for_losses_per_pixel(monkeypatch):
-    import nuriwake.engine.choose as module
+def test_class_weights_are_for_losses_per_pixel():
+    facts = replace(FACTS, class_pixels=(90_000, 100, 100), space=LabelSpace(("a", "b", "c"), (True,) * 3))
+    assert choose(OPEN, facts, MACHINE)[0].loss.class_weights == "log"
+    assert choose(replace(OPEN, task="instance"), facts, MACHINE)[0].loss.class_weights == "none"
 
-    task = replace(module.get_task("semantic"), criteria={})
-    monkeypatch.setattr(module, "get_task", lambda name: task)
-    assert choose(OPEN, FACTS, MACHINE)[0].loss.class_weights is None
+
+def test_images_of_very_different_exposures_have_levels_of_their_own():
+    assert choose(OPEN, FACTS, MACHINE)[0].data.exposure == "fixed"
+    assert choose(OPEN, replace(FACTS, exposures=9.0), MACHINE)[0].data.exposure == "image"
+    mixed = override(OPEN, {"augmentation.mixing": ["cut_mix"]})
+    assert choose(mixed, replace(FACTS, exposures=9.0), MACHINE)[0].data.exposure == "fixed"
+
+
+THINGS, STUFF = LabelSpace(("a", "b"), (True, True)), LabelSpace(("a", "b"))
+BOTH = LabelSpace(("a", "b"), (True, False))
+
+
+@pytest.mark.parametrize(
+    ("model", "space", "task"),
+    [
+        ("unet", THINGS, "semantic"),
+        ("mask_rcnn_mobilenet_v2_fpn", THINGS, "instance"),
+        ("panoptic_fpn_r50", BOTH, "panoptic"),
+        ("eomt_small", THINGS, "instance"),
+        ("eomt_small", BOTH, "panoptic"),
+        ("eomt_small", STUFF, "semantic"),
+    ],
+)
+def test_the_task_is_that_of_the_model_and_the_data(model, space, task):
+    config, (choice,) = choose_task(RunConfig(DataConfig(Path("data")), model=ModelConfig(model)), space)
+    assert (config.task, choice.field) == (task, "task")
+    assert choose_task(config, space) == (config, [])
+
+
+def test_a_task_that_the_model_cannot_learn_is_refused():
+    with pytest.raises(UserError, match="'unet' can be trained for semantic, not for 'instance'"):
+        choose_task(RunConfig(DataConfig(Path("data")), model=ModelConfig("unet"), task="instance"), THINGS)
 
 
 def test_the_mass_of_a_truth_is_what_the_pixel_losses_divide_by():

@@ -52,14 +52,30 @@ def test_foreign_names_are_not_mapped():
 
 @pytest.mark.parametrize(("decoder", "stride"), [(FAST_DECODER, 2), (SMP_DECODER, 1), ((8, 8), 8)])
 def test_the_decoders_length_sets_the_resolution(decoder, stride):
-    model = UNetBackbone(3, 4, backbone="mobilenet_v2", decoder_channels=decoder).eval()
-    assert model(torch.randn(1, 3, 32, 64)).logits.shape == (1, 4, 32 // stride, 64 // stride)
+    model = UNetBackbone(3, 4, backbone="mobilenet_v2", decoder_channels=decoder, sharpen=1).eval()
+    images = torch.randn(1, 3, 32, 64)
+    assert model(images).logits.shape == (1, 4, 32 // stride, 64 // stride)
+    if stride <= 2:
+        assert UNetBackbone(3, 4, backbone="mobilenet_v2", decoder_channels=decoder)(images).logits.shape[-2:] == (32, 64)
+
+
+def test_many_classes_are_not_sharpened_and_one_channel_is_each_pixels_own():
+    many = UNetBackbone(3, 33, backbone="mobilenet_v2").eval()
+    assert many(torch.randn(1, 3, 32, 32)).logits.shape == (1, 33, 16, 16)
+    model = UNetBackbone(3, 1, backbone="mobilenet_v2", sharpen=4).eval()
+    torch.nn.init.zeros_(model.head.weight)
+    model.head.bias.data = torch.arange(16.0)
+    logits = model(torch.randn(1, 3, 32, 32)).logits
+    assert logits.shape == (1, 1, 64, 64)
+    assert logits[0, 0, :4, :4].tolist() == torch.arange(16.0).view(4, 4).tolist()
+    with pytest.raises(UserError, match="'sharpen'"):
+        UNetBackbone(3, 1, backbone="mobilenet_v2", sharpen=0)
 
 
 def test_backbones_that_begin_at_stride_4_leave_out_a_skip():
     model = build_model("unet_convnext_atto", in_channels=3, classes=2).eval()
     assert model.joins == (2, 1, 0, None)
-    assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 2, 32, 32)
+    assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 2, 64, 64)
 
 
 def test_what_cannot_be_a_unet_is_refused():

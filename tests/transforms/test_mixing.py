@@ -66,7 +66,9 @@ def test_layers_are_mixed_too_and_what_does_not_fit_is_refused():
         CutMix().mix(flat(0), others(1, size=(8, 9)), rng)
     with pytest.raises(UserError, match="no mask"):
         CutMix().mix(flat(0), lambda: Sample(flat(0).image), rng)
-    with pytest.raises(UserError, match="Mixing knows targets of the type SemanticMap, found Boxes"):
+    with pytest.raises(
+        UserError, match="Mixing knows targets of the type SemanticMap, Instances, Panoptic, found Boxes"
+    ):
         CutMix().mix(Sample(flat(0).image, Boxes()), others(1), rng)
 
 
@@ -77,7 +79,7 @@ class Boxes:
 
 def test_a_type_of_target_joins_by_its_row(monkeypatch):
     warp = Warp.identity((40, 60))
-    with pytest.raises(UserError, match="knows targets of the type SemanticMap, found Boxes"):
+    with pytest.raises(UserError, match="knows targets of the type SemanticMap, Instances, Panoptic, found Boxes"):
         warp_target(Boxes(), warp)
     monkeypatch.setitem(WARPED, Boxes, lambda target, warp: flat(target.box, size=warp.size).target)
     out = Pipeline((HorizontalFlip(),), (), (20, 30))(Sample(flat(0).image, Boxes()), np.random.default_rng(0))

@@ -29,6 +29,8 @@ class DataConfig:
         val_share: the share of images held out when the data have no splits.
         workers: processes that read and augment; 0 does it in the training process.
         cache_mib: decoded images kept in memory, in MiB per worker, and at most as much again for validation.
+        exposure: "image" takes 0 and full brightness from the values of each image (1st and 99.8th percentile), for images of
+            one kind taken at very different exposures; "fixed" treats all alike.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class DataConfig:
     val_share: float = 0.2
     workers: int | None = None
     cache_mib: int | None = None
+    exposure: Literal["fixed", "image"] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class OptimConfig:
         momentum: of SGD.
         clip: the highest gradient norm; None does not clip.
         accumulation: batches per step.
-        freeze: "backbone", or the beginnings of names of modules that do not learn.
+        freeze: what does not learn: "backbone"; "early", its layers up to stride 4, most of the cost on large maps; or names of
+            modules.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -79,7 +83,7 @@ class OptimConfig:
     momentum: float = 0.9
     clip: float | None = 5.0
     accumulation: int = 1
-    freeze: tuple[str, ...] = ()
+    freeze: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,16 @@ class LossConfig:
     """What is minimised.
 
     Attributes:
-        terms: "cross_entropy+dice", "0.5*dice+bce", or name -> weight.
-        options: name of a term -> its options, for instance {"cross_entropy": {"label_smoothing": 0.1}}.
+        terms: "cross_entropy+dice", "0.5*dice+bce", or name -> weight; models of objects have terms of their own, whose
+            published weights hold where none are given.
+        options: name of a term -> its options, for instance {"cross_entropy": {"label_smoothing": 0.1}}; for models of objects
+            the settings of their loss, for instance {"positive_overlap": 0.6}.
         class_weights: how rare classes are raised: none, inverse, median, effective or log.
         auxiliary_weight: of the auxiliary heads that some architectures have.
     """
 
     terms: str | Mapping[str, float] = "cross_entropy+dice"
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     class_weights: Literal["none", "inverse", "median", "effective", "log"] | None = None
     auxiliary_weight: float = 0.4
 
@@ -131,7 +137,7 @@ class AugmentationConfig:
         geometric: operations in place of the preset's, by name: "horizontal_flip" or {"elastic": {"strength": 0.1}}; the
             names are in `nuriwake.transforms.OPERATIONS`. None keeps the preset's.
         photometric: likewise.
-        mixing: likewise: "cut_mix", {"mosaic": {"probability": 0.3}}.
+        mixing: likewise: "cut_mix", {"mosaic": {"probability": 0.3}}, "copy_paste" (objects).
     """
 
     preset: str | None = None
@@ -174,7 +180,7 @@ class RunConfig:
         out: the run folder.
         predict: how the model is used, in validation and by the bundle: tiles, thresholds, post-processing. Thresholds left
             out are looked for on the validation images, where the classes are yes-or-no questions.
-        task: what is answered for an image.
+        task: what is answered for an image: semantic, instance or panoptic; None: what the model is for.
         batch_size: images per batch, over all processes.
         epochs: passes over the training images; give one of `epochs`, `steps` and `budget`.
         steps: optimiser steps.
@@ -197,7 +203,7 @@ class RunConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     predict: PredictSettings = field(default_factory=PredictSettings)
-    task: str = "semantic"
+    task: str | None = None
     batch_size: int | None = None
     epochs: int | None = None
     steps: int | None = None

@@ -179,11 +179,6 @@ def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def wants_thresholds(data: DataSet) -> bool:
-    """Thresholds are chosen for yes-or-no questions: binary and multi-label classes."""
-    return data.space.binary or not data.space.exclusive
-
-
 def check_space(predictor: Predictor, data: DataSet) -> None:
     """Raises UserError when the data have other classes than the model."""
     one, other = predictor.space, data.space

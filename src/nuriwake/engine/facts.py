@@ -14,6 +14,11 @@ from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import image_header
 from nuriwake.data.parallel import spread
 from nuriwake.data.statistics import count_classes
+from nuriwake.inference.preprocessing import LEAST_SPAN, image_levels
+
+LEVELS = (1.0, 99.8)
+"""Percentiles of an image that count as 0 and full brightness, where each image has its own; the share of bright pixels is
+small in micrographs, so that the upper one lies high."""
 
 LOOKED_AT = 48
 """Training images that are read for statistics; a header is read of up to ten times as many."""
@@ -37,6 +42,9 @@ class DataFacts:
         mean: per channel, in units of value / maximum.
         deviation: likewise, above 0.
         maximum: the value that counts as 1.
+        exposures: the range of values (`LEVELS`) of bright images over that of dim ones (90th and 10th percentile).
+        level_mean: as `mean`, of values between each image's own levels.
+        level_deviation: likewise.
         class_pixels: (K,) true pixels of every class in the images looked at.
         decoded_bytes: of all training images and masks in memory.
     """
@@ -54,6 +62,9 @@ class DataFacts:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     maximum: float
+    exposures: float
+    level_mean: tuple[float, ...]
+    level_deviation: tuple[float, ...]
     class_pixels: tuple[int, ...]
     decoded_bytes: int
 
@@ -88,7 +99,11 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
     sizes = np.array([image_header(record.image).size for record in spread(records, 10 * LOOKED_AT)])
     samples = [data.read(record) for record in spread(records, LOOKED_AT)]
     maximum = full_brightness(samples, data.dtype)
-    mean, deviation = channel_statistics(samples, maximum)
+    mean, deviation = channel_statistics([sample.image.astype(np.float32) / maximum for sample in samples])
+    levels = [image_levels(finite_values(sample.image), LEVELS) for sample in samples]
+    spans = np.array([max(high - low, maximum * LEAST_SPAN) for low, high in levels])
+    levelled = [(sample.image - low) / span for sample, (low, _), span in zip(samples, levels, spans, strict=True)]
+    level_mean, level_deviation = channel_statistics(levelled)
     area = float(sizes.prod(1).mean())
     bytes_per_pixel = data.channels * np.dtype(data.dtype).itemsize + (1 if data.space.exclusive else len(data.space))
     return DataFacts(
@@ -105,6 +120,9 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
         mean=mean,
         deviation=deviation,
         maximum=maximum,
+        exposures=round(float(np.percentile(spans, 90) / np.percentile(spans, 10)), 2),
+        level_mean=level_mean,
+        level_deviation=level_deviation,
         class_pixels=_class_pixels(samples, data.space),
         decoded_bytes=int(area * bytes_per_pixel * len(records)),
     )
@@ -124,12 +142,19 @@ def full_brightness(samples: Sequence[Sample], dtype: str) -> float:
     return float(2 ** max(8, min(16, highest.bit_length())) - 1)
 
 
-def channel_statistics(samples: Sequence[Sample], maximum: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) per channel over all finite values of `samples`, in units of value / `maximum`."""
-    sums = np.zeros(samples[0].image.shape[2])
+def finite_values(image: np.ndarray) -> np.ndarray:
+    """`image`, or where some of its values are not finite a row of those that are."""
+    if image.dtype != np.float32 or np.isfinite(image).all():
+        return image
+    return image[np.isfinite(image)]
+
+
+def channel_statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) per channel over all finite values of `images`, each (H, W, C) of floats."""
+    sums = np.zeros(images[0].shape[2])
     squares, count = sums.copy(), sums.copy()
-    for sample in samples:
-        pixels = sample.image.reshape(-1, sample.image.shape[2]).astype(np.float64) / maximum
+    for image in images:
+        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
         finite = np.isfinite(pixels)
         pixels[~finite] = 0
         sums, squares, count = sums + pixels.sum(0), squares + np.square(pixels).sum(0), count + finite.sum(0)

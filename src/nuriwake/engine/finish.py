@@ -7,7 +7,7 @@ from nuriwake.core.files import write_json
 from nuriwake.core.serial import to_plain
 from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.evaluate import Evaluation, evaluate
-from nuriwake.engine.setup import Job
+from nuriwake.engine.setup import Job, output_classes
 from nuriwake.weights.bundle import Bundle, ModelSpec, resolved_options, save_bundle
 from nuriwake.weights.licence import weights_licence
 
@@ -49,21 +49,27 @@ def finish(job: Job) -> None:
 def _bundle(job: Job, found: Evaluation) -> Bundle:
     config = job.config
     return Bundle(
-        task=config.task,
+        task=job.task.name,
         model=ModelSpec(
             config.model.name,
             in_channels=job.data.channels,
-            classes=job.task.channels(job.data.space),
+            classes=output_classes(config, job.data.space),
             options=resolved_options(config.model.name, config.model.options),
         ),
         space=job.data.space,
         preprocessing=job.preprocessing,
-        settings=replace(config.predict, thresholds=found.thresholds),
+        settings=replace(config.predict, thresholds=found.thresholds, score_threshold=_score_threshold(job)),
         metrics={"split": config.data.val, "images": len(found.images), **found.scores},
         licence=config.licence or weights_licence(config.model.name, config.model.backbone_weights),
         config=to_plain(config),
         notes=tuple(job.model.notes),
     )
+
+
+def _score_threshold(job: Job) -> float | None:
+    """What is shown of objects, unless the configuration says otherwise: what is likelier right than wrong."""
+    asked = job.config.predict.score_threshold
+    return 0.5 if asked is None and job.task.name == "instance" else asked
 
 
 def _headline(found: Evaluation) -> str:

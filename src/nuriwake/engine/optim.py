@@ -9,6 +9,7 @@ from torch import nn
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import did_you_mean
 from nuriwake.engine.config import OptimConfig
+from nuriwake.models.backbones.base import Backbone
 from nuriwake.models.base import Model
 
 
@@ -83,7 +84,7 @@ def freeze(model: Model, what: Sequence[str]) -> list[nn.Module]:
     """Stop the named parts from learning.
 
     Args:
-        what: "backbone", or beginnings of module names ("decoder.blocks.0").
+        what: "backbone"; "early", the backbone's layers up to stride 4; or module names ("decoder.0").
 
     Returns:
         The frozen modules; `training_mode` keeps them in eval mode, so that their running statistics stay too.
@@ -94,8 +95,10 @@ def freeze(model: Model, what: Sequence[str]) -> list[nn.Module]:
     frozen: list[nn.Module] = []
     modules = dict(model.named_modules())
     for name in what:
-        backbone = model.backbone() if name == "backbone" else None
-        module = backbone if backbone is not None else modules.get(name)
+        backbone = model.backbone()
+        module = backbone if name == "backbone" and backbone is not None else modules.get(name)
+        if name == "early" and (early := early_modules(model)):
+            module = nn.ModuleList(early)
         if module is None:
             raise UserError(
                 f"optim.freeze: the model has no module '{name}'.{did_you_mean(name, filter(None, modules))}"
@@ -103,6 +106,12 @@ def freeze(model: Model, what: Sequence[str]) -> list[nn.Module]:
         module.requires_grad_(requires_grad=False)
         frozen.append(module)
     return frozen
+
+
+def early_modules(model: Model) -> list[nn.Module]:
+    """The backbone's layers up to stride 4; empty where there is no backbone, or they do not stand apart."""
+    backbone = model.backbone()
+    return list(backbone.early()) if isinstance(backbone, Backbone) else []
 
 
 def training_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:

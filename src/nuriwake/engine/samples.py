@@ -1,7 +1,7 @@
 """From records to training batches: reading, augmenting, normalising, in this process or in workers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 
@@ -18,10 +18,11 @@ from nuriwake.data.statistics import class_weights, image_class_pixels, image_we
 from nuriwake.engine.augmentation import Augmentation, training_augmentation
 from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team
-from nuriwake.engine.facts import DataFacts
+from nuriwake.engine.facts import LEVELS, DataFacts
 from nuriwake.engine.stream import DrawStream, Order
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.tasks import Task
+from nuriwake.transforms.pipeline import Pipeline
 
 IMAGENET = Preprocessing()
 """Mean and deviation of ImageNet, which pretrained backbones expect of 8-bit colour images."""
@@ -57,8 +58,11 @@ class PrepareSample:
         focus: tuple[int, int] | None,
         other: Callable[[], Sample],
     ) -> tuple[np.ndarray, Target | None]:
-        wanted = self.preprocessing
-        return self.augmentation.prepare(
+        wanted, augmentation = self.preprocessing.for_image(sample.image), self.augmentation
+        if isinstance(augmentation, Pipeline) and self.preprocessing.levels is not None:
+            # Brighter by a tenth is meant of what this image shows, not of what its file could hold.
+            augmentation = replace(augmentation, maximum=wanted.maximum)
+        return augmentation.prepare(
             sample,
             rng,
             mean=wanted.mean,
@@ -101,16 +105,19 @@ def batches(
     return iter(loader)
 
 
-def training_preprocessing(data: DataSet, facts: DataFacts) -> Preprocessing:
+def training_preprocessing(config: RunConfig, data: DataSet, facts: DataFacts) -> Preprocessing:
     """ImageNet's numbers for 8-bit colour, which any pretrained backbone expects; else those of the training images."""
+    own = config.data.exposure == "image"
+    levels = LEVELS if own else None
     if data.channels == 3 and data.dtype == "uint8":
-        return IMAGENET
+        return replace(IMAGENET, levels=levels)
     return Preprocessing(
         channels=data.channels,
-        mean=facts.mean,
-        deviation=facts.deviation,
+        mean=facts.level_mean if own else facts.mean,
+        deviation=facts.level_deviation if own else facts.deviation,
         maximum=facts.maximum,
         depth=cast(Any, data.dtype),
+        levels=levels,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.data.batching import Batch, CachedRead
@@ -18,17 +19,16 @@ from nuriwake.data.formats import open_data
 from nuriwake.data.trainable import check_trainable
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
-from nuriwake.engine.choose import choose, fit_crop
+from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, fit_crop
 from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team, synchronise_norms
 from nuriwake.engine.ema import Average
-from nuriwake.engine.evaluate import EvaluationRequest, wants_thresholds
+from nuriwake.engine.evaluate import EvaluationRequest
 from nuriwake.engine.facts import DataFacts, data_facts, machine_facts
 from nuriwake.engine.network import Step
 from nuriwake.engine.optim import build_optimiser, freeze
 from nuriwake.engine.precision import autocast, loss_scaler
 from nuriwake.engine.run import (
-    Choice,
     Run,
     check_data,
     check_free,
@@ -42,11 +42,13 @@ from nuriwake.engine.samples import batches, class_weight_tensor, training_prepr
 from nuriwake.engine.schedule import Plan
 from nuriwake.engine.stream import steps_of
 from nuriwake.engine.view import viewed
+from nuriwake.inference.decoding import output_type
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
+from nuriwake.models.catalogue import entry_constructor, resolve_model
 from nuriwake.tasks import LossSettings, Task, get_task
 
 Report = Callable[[str], None]
@@ -101,9 +103,9 @@ class Job:
         return autocast(self.config.precision, self.team.device)
 
     def predictor(self, thresholds: tuple[float, ...] = (), *, precision: Precision | None = None) -> Predictor:
-        """The one path from image to prediction, over the evaluated weights; `precision` None takes the run's.
+        """The one path from image to prediction, over the evaluated weights, for counting; `precision` None takes the run's.
 
-        `thresholds` count where the configuration has none.
+        `thresholds` count where the configuration has none; objects of any score are answered.
         """
         settings = self.config.predict
         return Predictor(
@@ -111,7 +113,7 @@ class Job:
             space=self.data.space,
             preprocessing=self.preprocessing,
             task=self.task.name,
-            settings=replace(settings, thresholds=settings.thresholds or thresholds),
+            settings=replace(settings, thresholds=settings.thresholds or thresholds, score_threshold=None),
             device=self.team.device,
             precision=precision or PREDICTOR_PRECISION[self.config.precision],
         )
@@ -123,7 +125,7 @@ class Job:
             self.config.evaluation.metric or "",
             metrics=self.config.evaluation.metrics if final else (),
             settings=MetricSettings(self.config.evaluation.tolerance),
-            thresholds=not (final or self.config.predict.thresholds) and wants_thresholds(self.data),
+            thresholds=not (final or self.config.predict.thresholds) and self.task.thresholds(self.data.space),
             team=self.team,
         )
 
@@ -156,16 +158,18 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     """
     config = team.from_leader(lambda: _checked_config(config, resume=resume))
     data = open_data(config.data.path, format=config.data.format, val_share=config.data.val_share)
-    data = viewed(data, get_task(config.task))
+    config, choices = choose_task(config, data.space)
+    data = viewed(data, get_task(config.task or ""))
     check_trainable(data, train=config.data.train, val=config.data.val)
+    config, more = choose_things(config, data.space)
+    choices += more
     config.predict.check(data.space)
     evaluation = config.evaluation  # a misspelt name must not come to light at the end of the training
-    get_task(config.task).build_metrics(data.space, evaluation.metrics, MetricSettings(evaluation.tolerance))
+    get_task(config.task or "").build_metrics(data.space, evaluation.metrics, MetricSettings(evaluation.tolerance))
     say = report if team.leader else _silent
     for note in data.notes:
         say(note)
     facts: DataFacts | None = None
-    choices: list[Choice] = []
     if resume:
         run = open_run(config.out)
         check_data(run, data.fingerprint())
@@ -173,13 +177,16 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         preprocessing = from_plain(Preprocessing, run.data["preprocessing"])
     else:
         facts = data_facts(data, config.data.path, train=config.data.train, val=config.data.val)
-        config, choices = choose(config, facts, machine_facts(team.device, world=team.world))
-        preprocessing = training_preprocessing(data, facts)
+        config, more = choose(config, facts, machine_facts(team.device, world=team.world))
+        choices += more
+        preprocessing = training_preprocessing(config, data, facts)
         # A mistake in it is said before there is a run folder.
         training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
     torch.manual_seed(config.seed)
     model = _model(config, data)
     config, choices = fit_crop(config, choices, model)
+    config, more = choose_frozen(config, model)
+    choices += more
     for line in (*(f"{choice.field} = {choice.value}: {choice.reason}" for choice in choices), *model.notes):
         say(line)
     job = _build(config, team, data, preprocessing, model=model, report=say)
@@ -205,18 +212,24 @@ def _model(config: RunConfig, data: DataSet) -> Model:
     return build_model(
         config.model.name,
         in_channels=data.channels,
-        classes=get_task(config.task).channels(data.space),
+        classes=output_classes(config, data.space),
         options=config.model.options,
         backbone_weights=config.model.backbone_weights,
     )
 
 
+def output_classes(config: RunConfig, space: LabelSpace) -> int:
+    """What the model is built with as `classes`: by the task and the kind of its output."""
+    constructor: Any = entry_constructor(resolve_model(config.model.name))
+    return get_task(config.task or "").channels(space, output_type(constructor))
+
+
 def _build(
     config: RunConfig, team: Team, data: DataSet, preprocessing: Preprocessing, *, model: Model, report: Report
 ) -> Job:
-    task = get_task(config.task)
+    task = get_task(config.task or "")
     model = model.to(team.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    frozen = freeze(model, config.optim.freeze)
+    frozen = freeze(model, config.optim.freeze or ())
     average = None if config.ema is None else Average(model, config.ema)
     model = synchronise_norms(model, team)
     weights = class_weight_tensor(config, data)

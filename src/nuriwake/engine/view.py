@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.targets import Target
 from nuriwake.data.dataset import DataSet, Record, TargetReader
 from nuriwake.tasks import Task
@@ -10,16 +12,21 @@ from nuriwake.tasks import Task
 
 @dataclass(frozen=True)
 class ViewedTarget:
-    """Reads with `reader` and looks at it through `view`; picklable as they are."""
+    """Reads with `reader` and looks at it through `view`, in the classes of `space`; picklable as they are."""
 
     reader: TargetReader
-    view: Callable[[Target], Target]
+    view: Callable[[Target, LabelSpace], Target]
+    space: LabelSpace
 
     def __call__(self, record: Record) -> Target | None:
         target = self.reader(record)
-        return None if target is None else self.view(target)
+        return None if target is None else self.view(target, self.space)
 
 
 def viewed(data: DataSet, task: Task) -> DataSet:
     """`data` with the classes and the targets of `task`; all that reads it further on sees nothing else."""
-    return replace(data, space=task.space(data.space), reader=ViewedTarget(data.reader, task.view))
+    try:
+        space = task.space(data.space)
+    except UserError as error:
+        raise UserError(f"{data.root}: the data do not do for the task '{task.name}'. {error}") from error
+    return replace(data, space=space, reader=ViewedTarget(data.reader, task.view, space))

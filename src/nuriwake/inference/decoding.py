@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol, get_type_hints
 
 import numpy as np
@@ -84,8 +84,10 @@ class Decoder(Protocol):
         ...
 
 
-def find_decoder(task: str, kind: type, options: Mapping[str, Any]) -> Decoder:
+def find_decoder(task: str, kind: type, options: Mapping[str, Any], score_threshold: float | None = None) -> Decoder:
     """The decoder of `task` for outputs of type `kind`, with `options` (`PredictSettings.decoding`).
+
+    `score_threshold` is for decoders that have such an option; it goes above `options`.
 
     Raises:
         UserError: there is none, or it has no such option (did you mean), or the option has another type.
@@ -95,7 +97,14 @@ def find_decoder(task: str, kind: type, options: Mapping[str, Any]) -> Decoder:
         raise UserError(
             f"There is no decoder of the task '{task}' for a model that returns {kind.__name__}; there are some for {known}."
         )
-    return from_plain(import_object(DECODERS[task, kind]), options, "settings.decoding")
+    decoder = import_object(DECODERS[task, kind])
+    if score_threshold is not None:
+        if "score_threshold" not in {field.name for field in fields(decoder)}:
+            raise UserError(
+                f"settings.score_threshold: the task '{task}' with {kind.__name__} has no scores of objects; leave it out."
+            )
+        options = {**options, "score_threshold": score_threshold}
+    return from_plain(decoder, options, "settings.decoding")
 
 
 def decode(decoder: Decoder, passes: Sequence[Pass], request: Request) -> Target:
@@ -116,9 +125,7 @@ def output_type(model: Model | type[Model]) -> type:
     cls = model if isinstance(model, type) else type(model)
     kind: Any = get_type_hints(cls.forward).get("return")
     if not isinstance(kind, type):
-        raise UserError(
-            f"{cls.__name__}.forward must be annotated with the output it returns, such as PixelLogits."
-        )
+        raise UserError(f"{cls.__name__}.forward must be annotated with the output it returns, such as PixelLogits.")
     return kind
 
 

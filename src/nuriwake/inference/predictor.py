@@ -59,7 +59,7 @@ class Predictor:
     def __post_init__(self) -> None:
         self.settings.check(self.space)
         self._kind = output_type(self.model)
-        self._decoder = find_decoder(self.task, self._kind, self.settings.decoding)
+        self._decoder = find_decoder(self.task, self._kind, self.settings.decoding, self.settings.score_threshold)
         self._device = torch.device(self.device)
         self.model = self.model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -138,13 +138,13 @@ class Predictor:
 
     def _start(self, array: np.ndarray) -> list[Pass]:
         """The passes, which run as they are consumed."""
-        flips = FLIPS[self.settings.flips]
+        flips, seen = FLIPS[self.settings.flips], self.preprocessing.for_image(array)
         passes: list[Pass] = []
         for scale in self.settings.scales:
             geometry = self._geometry(array, scale)
             grid = self._grid(geometry.size)
             scaled = geometry.apply(array, interpolation=self.preprocessing.interpolation)
-            passes.append(Pass(grid, flips, self._outputs(self._inputs(scaled, grid, flips))))
+            passes.append(Pass(grid, flips, self._outputs(self._inputs(scaled, grid, flips, seen))))
         return passes
 
     def _start_together(self, arrays: list[np.ndarray]) -> list[list[Pass]]:
@@ -156,8 +156,11 @@ class Predictor:
         if len(arrays) == 1 or not single:
             return [self._start(array) for array in arrays]
         flips: tuple[Flip, ...] = ("none",)
-        scaled = (geometry.apply(array, interpolation=self.preprocessing.interpolation) for array in arrays)
-        inputs = chain.from_iterable(self._inputs(array, grid, flips) for array in scaled)
+        wanted = self.preprocessing
+        scaled = ((geometry.apply(array, interpolation=wanted.interpolation), array) for array in arrays)
+        inputs = chain.from_iterable(
+            self._inputs(small, grid, flips, wanted.for_image(array)) for small, array in scaled
+        )
         return [[Pass(grid, flips, iter([item]))] for item in self._outputs(inputs)]
 
     def _geometry(self, array: np.ndarray, scale: float) -> Geometry:
@@ -176,10 +179,12 @@ class Predictor:
             align=model.input_multiple,
         )
 
-    def _inputs(self, scaled: np.ndarray, grid: Grid, flips: tuple[Flip, ...]) -> Iterator[np.ndarray]:
+    def _inputs(
+        self, scaled: np.ndarray, grid: Grid, flips: tuple[Flip, ...], preprocessing: Preprocessing
+    ) -> Iterator[np.ndarray]:
         """float32 (C, *grid.input) for every tile and flip."""
         for top, left in grid.corners:
-            tensor = self.preprocessing.window(scaled, top - grid.margin, left - grid.margin, grid.input)
+            tensor = preprocessing.window(scaled, top - grid.margin, left - grid.margin, grid.input)
             for flip in flips:
                 yield flip_array(tensor, flip)
 

@@ -74,7 +74,7 @@ def image_levels(image: np.ndarray, percentiles: tuple[float, float]) -> tuple[f
         return float(low), float(high)
     # A histogram is several times faster than sorting, and this runs for every training image.
     counts = np.cumsum(np.bincount(image.reshape(-1)))
-    low, high = (int(np.searchsorted(counts, counts[-1] * percentile / 100)) for percentile in percentiles)
+    low, high = (int(np.searchsorted(counts, max(counts[-1] * percentile / 100, 1))) for percentile in percentiles)
     return float(low), float(high)
 
 

@@ -25,6 +25,8 @@ class PredictSettings:
             each axis).
         scales: sizes relative to the model's own, whose probabilities are averaged; (1.0,) is one pass.
         batch_size: tiles, copies or equally sized images in one pass of the network.
+        score_threshold: objects of a lower score are left out, 0..1; None leaves it to the decoder, which then gives all that
+            the published model would. Evaluation counts objects of any score.
         thresholds: empty for the defaults; one number for a binary space, else one per class. See `decode_pixels`.
         postprocessing: rules applied to the label map at full size, in this order.
         decoding: options of the decoder that the task and the output of the model have; see `decoding.DECODERS`.
@@ -38,6 +40,7 @@ class PredictSettings:
     flips: Flips = "none"
     scales: tuple[float, ...] = (1.0,)
     batch_size: int = 4
+    score_threshold: float | None = None
     thresholds: tuple[float, ...] = ()
     postprocessing: tuple[PostprocessingRule, ...] = field(default=())
     decoding: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -49,6 +52,12 @@ class PredictSettings:
         _expect(0 <= self.overlap <= 0.5, "overlap", "0 to 0.5", self.overlap)
         _expect(bool(self.scales) and min(self.scales) > 0, "scales", "one or more numbers above 0", self.scales)
         _expect(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        _expect(
+            self.score_threshold is None or 0 <= self.score_threshold <= 1,
+            "score_threshold",
+            "0 to 1",
+            self.score_threshold,
+        )
         _expect(all(0 < value < 1 for value in self.thresholds), "thresholds", "between 0 and 1", self.thresholds)
 
     def check(self, space: LabelSpace) -> None:

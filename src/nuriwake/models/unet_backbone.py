@@ -21,6 +21,10 @@ SMP_DECODER = (256, 128, 64, 32, 16)
 """segmentation_models_pytorch's default: ends at full resolution, its last block without a skip connection."""
 
 
+SHARPENED_CHANNELS = 128
+"""Of the head: it brings its logits to full resolution where that takes no more."""
+
+
 class DecoderBlock(nn.Module):
     """x (B, inputs, h, w) and, where there is one, skip (B, skip, 2h, 2w) -> (B, outputs, 2h, 2w)."""
 
@@ -37,7 +41,7 @@ class DecoderBlock(nn.Module):
 
 
 class UNetBackbone(Model):
-    """(B, in_channels, H, W) -> `PixelLogits` (B, classes, H/s, W/s), s = deepest stride / 2 ** len(decoder_channels).
+    """(B, in_channels, H, W) -> `PixelLogits` (B, classes, H/s, W/s), s = deepest stride / 2 ** len(decoder_channels) / `sharpen`.
 
     Both sides are multiples of the backbone's deepest stride (32 for most).
 
@@ -47,6 +51,9 @@ class UNetBackbone(Model):
         decoder_channels: of the decoder's blocks, deepest first; each doubles the resolution, and takes the backbone's
             map of that resolution where it has one. Default `FAST_DECODER`: logits at stride 2; `SMP_DECODER` is
             segmentation_models_pytorch's, with logits at full resolution.
+        sharpen: the head gives each of its pixels `sharpen` x `sharpen` logits (sub-pixel convolution, Shi et al. 2016,
+            arXiv:1609.05158), which costs next to nothing beside a further block. None: up to full resolution where
+            that takes at most `SHARPENED_CHANNELS` channels, else 1.
         dropout: share of the last block's channels dropped while training.
 
     Raises:
@@ -61,6 +68,7 @@ class UNetBackbone(Model):
         backbone: str,
         backbone_weights: str | Path | None = None,
         decoder_channels: tuple[int, ...] = FAST_DECODER,
+        sharpen: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -79,7 +87,12 @@ class UNetBackbone(Model):
             for channels, stride, outputs in zip(inputs, targets, decoder_channels, strict=True)
         )
         self.dropout = nn.Dropout2d(dropout)
-        self.head = nn.Conv2d(decoder_channels[-1], classes, 3, padding=1)
+        if sharpen is None:
+            sharpen = targets[-1] if classes * targets[-1] ** 2 <= SHARPENED_CHANNELS else 1
+        if sharpen < 1:
+            raise UserError(f"'sharpen' is a whole number from 1 on, found {sharpen}.")
+        self.head = nn.Conv2d(decoder_channels[-1], classes * sharpen**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(sharpen)
         initialise(self.decoder)
         initialise_head(self.head)
 
@@ -90,7 +103,7 @@ class UNetBackbone(Model):
         x = maps[-1]
         for block, join in zip(self.decoder, self.joins, strict=True):
             x = block(x, None if join is None else maps[join])
-        return PixelLogits(self.head(self.dropout(x)))
+        return PixelLogits(self.shuffle(self.head(self.dropout(x))))
 
     def stages(self) -> list[nn.Module]:
         return [*self.encoder.stages(), *self.decoder, self.head]

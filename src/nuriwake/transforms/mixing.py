@@ -11,9 +11,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.layering import layered
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.runs import RunMasks
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Size
-from nuriwake.transforms.targets import row
+from nuriwake.transforms.targets import left_of, row
 
 Window = tuple[slice, slice]
 """Rows and columns."""
@@ -90,7 +95,52 @@ class Mosaic:
         return _composed(sample, [(window, other()) for window in ((above, after), (below, before), (below, after))])
 
 
-MixingOperation = CutMix | Mosaic
+@dataclass(frozen=True)
+class CopyPaste:
+    """Objects of a second sample over this one (Ghiasi et al. 2021, Simple copy-paste, arXiv:2012.07177, section 3).
+
+    A random subset of them is pasted where it stands; what it hides of the objects below is taken from their masks, and those
+    of which less than `visible` is left are dropped. Crowd regions are not pasted. For targets with objects alone.
+
+    Args:
+        share: of the second sample's objects that are pasted, uniform.
+        visible: share of an object's pixels that must stay visible.
+    """
+
+    share: tuple[float, float] = (0.0, 1.0)
+    visible: float = 0.1
+    probability: float = 0.5
+    name: Literal["copy_paste"] = field(default="copy_paste", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share[0] <= self.share[1] <= 1:
+            raise UserError(
+                f"copy_paste.share: expected two shares from 0 to 1, the lower first, found {self.share[0]} and {self.share[1]}."
+            )
+        if not 0 <= self.visible < 1:
+            raise UserError(f"copy_paste.visible: expected 0 or more and less than 1, found {self.visible}.")
+
+    def mix(self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator) -> Sample:
+        """See `Mixing`."""
+        second = other()
+        _check(sample, second.size, second)
+        below, above = sample.target, second.target
+        if not (isinstance(below, Instances) and isinstance(above, Instances)):
+            raise UserError(
+                f"copy_paste needs the masks of objects, found {type(below).__name__}; use it for instance segmentation, or "
+                "cut_mix and mosaic otherwise."
+            )
+        drawn = rng.random(len(above)) < rng.uniform(*self.share)
+        chosen = above[drawn & ~above.crowd]
+        if not len(chosen):
+            return sample
+        over = chosen.masks.merge().dense()[0].astype(bool)
+        image = np.where(over[..., None], second.image, sample.image)
+        left = _within(below, ~over, visible=self.visible)
+        return replace(sample, image=image, target=joined_instances([left, chosen]))
+
+
+MixingOperation = CutMix | Mosaic | CopyPaste
 """Those of this file; what a configuration may name."""
 
 
@@ -104,7 +154,65 @@ def mix_semantic(target: SemanticMap, parts: Sequence[tuple[Window, SemanticMap]
     return replace(target, labels=labels, scores=None)
 
 
-MIXED: Mapping[type, Callable[[Any, Sequence[tuple[Window, Any]]], Any]] = {SemanticMap: mix_semantic}
+def mix_instances(target: Instances, parts: Sequence[tuple[Window, Instances]]) -> Instances:
+    """Each object keeps what lies in the window that shows its image. Raises UserError when label spaces differ."""
+    shown = np.zeros(target.size, np.int16)  # which image each pixel comes from
+    for number, (window, _) in enumerate(parts, 1):
+        shown[window] = number
+    found = [_within(source, shown == number) for number, source in enumerate([target, *(part for _, part in parts)])]
+    return joined_instances(found)
+
+
+def _within(target: Instances, where: np.ndarray, *, visible: float = 0.0) -> Instances:
+    maps, layer = layered(target.masks)
+    return left_of(target, maps * where, layer, visible=visible)
+
+
+def joined_instances(parts: Sequence[Instances]) -> Instances:
+    """The objects of all `parts`, of one size, in their order. Raises UserError when label spaces differ."""
+    if any(part.space != parts[0].space for part in parts):
+        raise UserError("Samples can only be mixed when they have the same classes.")
+    return Instances(
+        RunMasks.concatenate([part.masks for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        parts[0].space,
+        crowd=np.concatenate([part.crowd for part in parts]),
+    )
+
+
+def mix_panoptic(target: Panoptic, parts: Sequence[tuple[Window, Panoptic]]) -> Panoptic:
+    """Segments of others get fresh ids; the same stuff from several images becomes one segment. Raises UserError when label
+    spaces differ."""
+    ids, segment_ids, labels, crowd = target.ids.copy(), [target.segment_ids], [target.labels], [target.crowd]
+    for window, part in parts:
+        if part.space != target.space:
+            raise UserError("Samples can only be mixed when they have the same classes.")
+        first = int(max((int(found.max(initial=0)) for found in segment_ids), default=0))
+        there = part.ids[window]
+        ids[window] = np.where(there > 0, there + first, 0)
+        segment_ids.append(part.segment_ids + first)
+        labels.append(part.labels)
+        crowd.append(part.crowd)
+    return _merge_stuff(ids, np.concatenate(segment_ids), np.concatenate(labels), np.concatenate(crowd), target.space)
+
+
+def _merge_stuff(
+    ids: np.ndarray, segment_ids: np.ndarray, labels: np.ndarray, crowd: np.ndarray, space: LabelSpace
+) -> Panoptic:
+    """Panoptic truth has each stuff class once per image; ids that no pixel bears are dropped."""
+    first: dict[int, int] = {}
+    for segment, label in zip(segment_ids.tolist(), labels.tolist(), strict=True):
+        if not space.things[label]:
+            ids[ids == segment] = first.setdefault(label, segment)
+    there = np.isin(segment_ids, ids)
+    return Panoptic(ids, segment_ids[there], labels[there], space, crowd=crowd[there])
+
+
+MIXED: Mapping[type, Callable[[Any, Sequence[tuple[Window, Any]]], Any]] = {
+    SemanticMap: mix_semantic,
+    Instances: mix_instances,
+    Panoptic: mix_panoptic,
+}
 """Type of target -> function(target, [(window, other target)]) -> target."""
 
 

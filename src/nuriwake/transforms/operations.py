@@ -30,7 +30,11 @@ PHOTOMETRIC: dict[str, type] = {
     "noise": photometric.Noise,
 }
 
-MIXING: dict[str, type] = {"cut_mix": mixing.CutMix, "mosaic": mixing.Mosaic}
+MIXING: dict[str, type] = {
+    "cut_mix": mixing.CutMix,
+    "mosaic": mixing.Mosaic,
+    "copy_paste": mixing.CopyPaste,
+}
 
 OPERATIONS: dict[str, dict[str, type]] = {"geometric": GEOMETRIC, "photometric": PHOTOMETRIC, "mixing": MIXING}
 """Field of a `Pipeline` -> name -> operation."""

@@ -49,6 +49,13 @@ class Backbone(nn.Module):
         """`state` under the published names, where the architecture's authors used a layout of their own."""
         return state
 
+    def early(self) -> Sequence[nn.Module]:
+        """Those of `stages` that end at stride 4 or before; empty where they do not stand apart.
+
+        They see edges and colours, and cost most of the time on large maps: the first to freeze when time is short.
+        """
+        return []
+
     def stages(self) -> Sequence[nn.Module]:
         """The modules from the input to the output, every parameter in exactly one."""
         return list(self.children())

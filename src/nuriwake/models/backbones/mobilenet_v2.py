@@ -103,6 +103,9 @@ class MobileNetV2(Backbone):
         self.features = self.features[: self._ends[-1] + 1]
         self.channels, self.strides = self.channels[:maps], self.strides[:maps]
 
+    def early(self) -> Sequence[nn.Module]:
+        return list(self.features[: ENDS[1] + 1])
+
     def stages(self) -> Sequence[nn.Module]:
         return list(self.features)
 

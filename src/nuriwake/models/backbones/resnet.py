@@ -175,6 +175,10 @@ class ResNet(Backbone):
             self.set_submodule(f"layer{index}", nn.Sequential())
         self.channels, self.strides = self.channels[:maps], self.strides[:maps]
 
+    def early(self) -> Sequence[nn.Module]:
+        stem = [self.stem] if self.deep else [self.conv1, self.bn1]
+        return [*stem, *self.layer1]
+
     def stages(self) -> Sequence[nn.Module]:
         stem = [self.stem] if self.deep else [self.conv1, self.bn1]
         return [*stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
