@@ -12,6 +12,8 @@ from nuriwake.data.description import DataDescription, Format, read_description
 from nuriwake.data.yolo import is_yolo_yaml
 
 FORMATS: dict[str, str] = {
+    "ade20k": "nuriwake.data.ade20k:FORMAT",
+    "cityscapes": "nuriwake.data.cityscapes:FORMAT",
     "coco": "nuriwake.data.coco:FORMAT",
     "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
     "labelme": "nuriwake.data.labelme:FORMAT",

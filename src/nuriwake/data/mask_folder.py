@@ -82,7 +82,7 @@ class LayerReader:
 def recognise(root: Path) -> str | None:
     """Because there are folders of images and of masks."""
     layout = find_layout(root)
-    if layout is None:
+    if layout is None or (root / "objectInfo150.txt").is_file():  # ADE20K, whose masks count from 1
         return None
     images, masks = next(iter(layout.parts.values()))
     if not holds_images(masks) or not holds_images(images) or any(masks.glob("*.json")):

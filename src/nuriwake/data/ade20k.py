@@ -1,0 +1,113 @@
+"""ADE20K scene parsing (Zhou et al. 2017): images/ and annotations/ beside objectInfo150.txt; 0 is unlabelled, class i is i + 1."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import write_text
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import write_palette_png
+from nuriwake.core.views import semantic_view
+from nuriwake.data.assembly import assemble
+from nuriwake.data.coding import from_mapping
+from nuriwake.data.dataset import DataSet, Record
+from nuriwake.data.description import DataDescription, Format, refuse_fields
+from nuriwake.data.layout import find_layout, image_files, pair, refuse_unpaired
+from nuriwake.data.mask_folder import MaskReader
+from nuriwake.data.seen import target_of
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+
+CLASS_FILE = "objectInfo150.txt"
+_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+def recognise(root: Path) -> str | None:
+    """Because objectInfo150.txt lies in the folder."""
+    home = _home(root)
+    return f"it has {CLASS_FILE} and {home.name}/annotations/" if home is not None else None
+
+
+def open_ade20k(root: Path, description: DataDescription) -> DataSet:
+    """The data set below `root`; with training/ and validation/ in images/ and annotations/, or without splits.
+
+    Raises:
+        UserError: no class file, images without annotation or the reverse.
+    """
+    refuse_fields(description, "ade20k")
+    home = _home(root)
+    layout = None if home is None else find_layout(home, "images", "annotations")
+    if layout is None:
+        raise UserError(f"{root}: ADE20K has {CLASS_FILE}, images/ and annotations/; they are not there.")
+    names = _names(next(path for path in (root / CLASS_FILE, root.parent / CLASS_FILE) if path.is_file()))
+    space = LabelSpace(names)
+    splits: dict[str, list[Record]] = {}
+    for split, (images, masks) in layout.parts.items():
+        found, truth = image_files(images), image_files(masks)
+        pairing = pair(found, truth, "")
+        refuse_unpaired(images.parent, pairing)
+        splits[split] = [
+            Record(f"{split}/{key}" if split else key, found[key], truth[mask])
+            for key, mask in sorted(pairing.pairs.items())
+        ]
+    coding = from_mapping({0: IGNORE, **{label + 1: label for label in range(len(names))}})
+    notes = (f"{len(names)} classes from {CLASS_FILE}; 0 is unlabelled and ignored.",)
+    return assemble(
+        root, "ade20k", space, splits, reader=MaskReader(space, coding), description=description, notes=notes
+    )
+
+
+def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
+    """Writes images/<split>/, annotations/<split>/ and objectInfo150.txt, which counts as many classes as there are.
+
+    Raises:
+        UserError: the split is there already, more than 254 or multi-label classes, or a sample without a target.
+    """
+    word = _FOLDERS.get(settings.split, settings.split)
+    masks = folder / "annotations" / word
+    refuse_existing(masks)
+    writer = ImageWriter(folder / "images" / word, settings)
+    files: list[Path] = []
+    notes: dict[str, int] = {}
+    classes = space
+    for sample in samples:
+        target = target_of(sample)
+        seen = semantic_view(target)
+        classes = seen.space
+        if not classes.exclusive or len(classes) > IGNORE - 1:
+            raise UserError(f"{folder}: ADE20K has one of at most {IGNORE - 1} classes per pixel.")
+        if seen is not target:
+            count_note(notes, "images: the map of classes does not tell objects apart, which is left behind")
+        name = writer.name(sample)
+        writer.write(sample, name)
+        files.append(masks / f"{name}.png")
+        # 255 (ignore) wraps to 0, which is what unlabelled is here.
+        write_palette_png(files[-1], seen.labels + np.uint8(1), ((0, 0, 0), *classes.colours))
+    rows = [f"{i + 1}\t0\t0\t0\t{name}\n" for i, name in enumerate(classes.names)]
+    write_text(folder / CLASS_FILE, "Idx\tRatio\tTrain\tVal\tName\n" + "".join(rows))
+    texts = tuple(f"{number} {text}." for text, number in notes.items())
+    return Written((*files, folder / CLASS_FILE, *writer.files), (*texts, *writer.notes))
+
+
+FORMAT = Format(recognise, open_ade20k, write_ade20k)
+
+
+def _home(root: Path) -> Path | None:
+    if not any((folder / CLASS_FILE).is_file() for folder in (root, root.parent)):
+        return None
+    homes = [root, *sorted(child for child in root.iterdir() if child.is_dir())]
+    return next((home for home in homes if (home / "images").is_dir() and (home / "annotations").is_dir()), None)
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """The first name of every class, as the scene parsing challenge does; the second too where the first stands twice."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t") if row]
+    if len(rows) < 2 or len(rows[0]) < 5:
+        raise UserError(f"{path}: expected tab-separated columns Idx, Ratio, Train, Val, Name.")
+    whole = [row[4] for row in rows[1:]]
+    firsts = [name.split(",")[0].strip() for name in whole]
+    return tuple(name if firsts.count(first) > 1 else first for name, first in zip(whole, firsts, strict=True))
