@@ -42,6 +42,28 @@ def _torchvision(file: str, megabytes: float, miou: float) -> Weights:
     )
 
 
+def _mask_rcnn(file: str, megabytes: float, box: float, mask: float) -> Weights:
+    return Weights(
+        f"https://download.pytorch.org/models/{file}",
+        megabytes,
+        "BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own",
+        f"AP {mask} of masks and {box} of boxes on COCO val2017 (torchvision's documentation)",
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+    )
+
+
+def _detectron2(path: str, megabytes: float, score: str) -> Weights:
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/detectron2/{path}",
+        megabytes,
+        "CC BY-SA 3.0 (Detectron2 model zoo); trained on COCO, whose images have terms of their own",
+        f"{score} on COCO val2017 (Detectron2's model zoo)",
+    )
+
+
+_OBJECTS, _PANOPTIC = "COCO-InstanceSegmentation/mask_rcnn", "COCO-PanopticSegmentation/panoptic_fpn"
+
+
 def _segformer(name: str, megabytes: float, miou: float) -> Weights:
     data = "ADE20K" if "-ade-" in name else "Cityscapes"
     return Weights(
@@ -68,6 +90,20 @@ WEIGHTS: dict[str, Weights] = {
     "torchvision/deeplabv3_resnet50": _torchvision("deeplabv3_resnet50_coco-cd0a2569.pth", 160.5, 66.4),
     "torchvision/deeplabv3_resnet101": _torchvision("deeplabv3_resnet101_coco-586e9e4e.pth", 233.2, 67.4),
     "torchvision/deeplabv3_mobilenet_v3_large": _torchvision("deeplabv3_mobilenet_v3_large-fc3c493d.pth", 42.3, 60.3),
+    "torchvision/maskrcnn_resnet50_fpn": _mask_rcnn("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 169.8, 37.9, 34.6),
+    "torchvision/maskrcnn_resnet50_fpn_v2": _mask_rcnn("maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", 177.2, 47.4, 41.8),
+    "detectron2/mask_rcnn_R_50_FPN_3x": _detectron2(
+        f"{_OBJECTS}_R_50_FPN_3x/137849600/model_final_f10217.pkl", 178, "AP 37.2 of masks and 41.0 of boxes"
+    ),
+    "detectron2/mask_rcnn_R_101_FPN_3x": _detectron2(
+        f"{_OBJECTS}_R_101_FPN_3x/138205316/model_final_a3ec72.pkl", 254, "AP 38.6 of masks and 42.9 of boxes"
+    ),
+    "detectron2/panoptic_fpn_R_50_3x": _detectron2(
+        f"{_PANOPTIC}_R_50_3x/139514569/model_final_c10459.pkl", 184, "PQ 41.5"
+    ),
+    "detectron2/panoptic_fpn_R_101_3x": _detectron2(
+        f"{_PANOPTIC}_R_101_3x/139514519/model_final_cafdb1.pkl", 260, "PQ 43.0"
+    ),
     **{
         f"nvidia/segformer_b{size}_ade20k": _segformer(
             f"segformer-b{size}-finetuned-ade-{side}-{side}", megabytes, score
