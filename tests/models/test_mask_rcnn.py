@@ -145,6 +145,16 @@ def test_no_detection_at_all_is_an_answer():
     assert [tuple(item.shape) for item in found] == [(0, 4), (0,), (0,), (0, 28, 28), (0,)]
 
 
+def test_a_limit_that_cuts_says_so():
+    torch.manual_seed(0)
+    model = mask_rcnn(regions=replace(SMALL, detections=2)).eval()
+    with (
+        torch.no_grad(),
+        pytest.warns(UserWarning, match=r"more detections in an image than regions\.detections \(2\)"),
+    ):
+        assert len(model(torch.randn(1, 3, 64, 64)).boxes) <= 2
+
+
 def test_autocast_gives_float32_answers():
     model = mask_rcnn().eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -48,9 +48,9 @@ class RegionSettings:
             raise UserError("regions: the sizes and ratios of anchors are numbers above 0.")
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, int) and value < 1:
+            if item.type is int and value < 1:
                 raise UserError(f"regions.{item.name}: expected at least 1, found {value}.")
-            if isinstance(value, float) and not 0 <= value <= 1:
+            if item.type is float and not 0 <= value <= 1:
                 raise UserError(f"regions.{item.name}: expected 0 to 1, found {value}.")
 
 

@@ -1,5 +1,6 @@
 """RegionBranch: everything behind the pyramid that Mask R-CNN and Panoptic FPN share. Proposals, then what each shows."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -117,7 +118,15 @@ class RegionBranch(nn.Module):
         if self.style.smallest_detection is not None:
             large = at_least(boxes, self.style.smallest_detection)
             boxes, scores, labels = boxes[large], scores[large], labels[large]
-        keep = batched_nms(boxes, scores, labels, self.settings.nms_threshold)[: self.settings.detections]
+        keep = batched_nms(boxes, scores, labels, self.settings.nms_threshold)
+        if len(keep) > self.settings.detections:
+            # The same words every time, so that Python shows them once and not for every image.
+            warnings.warn(
+                f"There are more detections in an image than regions.detections ({self.settings.detections}); the least "
+                "sure are left out. Raise it, or regions.score_threshold.",
+                stacklevel=2,
+            )
+        keep = keep[: self.settings.detections]
         keep = keep[at_least(boxes[keep], 0)]
         return boxes[keep], scores[keep], labels[keep]
 
