@@ -61,7 +61,7 @@ def _torchvision_spec(shapes: Shapes, config: Config) -> ModelSpec:
     options: dict[str, Any] = {
         "style": "torchvision_v2" if deeper else "torchvision",
         "regions": to_plain(RegionSettings(training_proposals=2000)),
-        "pyramid_channels": shapes["roi_heads.mask_predictor.conv5_mask.weight"][0],
+        "pyramid_channels": shapes["rpn.head.cls_logits.weight"][1],
         "frozen_norm": not counted,
         "epsilon": 1e-5 if counted else 0.0,
         "unused_classes": len(gaps),
