@@ -36,7 +36,7 @@ def read_all(data):
     return {r.name.rpartition("/")[2]: data.read_target(r) for part in data.splits.values() for r in part}
 
 
-@pytest.mark.parametrize("format_name", ["yolo", "labelme"])
+@pytest.mark.parametrize("format_name", ["yolo", "labelme", "cvat"])
 def test_masks_survive(tmp_path, format_name):
     target = difficult()
     empty = target[np.zeros(4, bool)]
@@ -219,9 +219,95 @@ def test_real_labelme_files(shared, tmp_path):
     found = read_all(data)
     assert len(found) == 3
     records = [record for part in data.splits.values() for record in part]
-    for format_name in ("labelme", "yolo", "coco"):
+    for format_name in ("labelme", "yolo", "coco", "cvat"):
         write_data(map(data.read, records), tmp_path / format_name, format=format_name, space=data.space)
         again = read_all(open_data(tmp_path / format_name))
         for name, target in found.items():
             np.testing.assert_array_equal(again[name].masks.dense(), target.masks.dense())
             assert again[name].labels.tolist() == target.labels.tolist()
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations>
+  <version>1.1</version>
+  <meta><task><labels>
+    <label><name>cat</name><color>#ff0000</color></label><label><name>dog</name><attributes></attributes></label>
+  </labels></task></meta>
+  {images}
+</annotations>
+"""
+CVAT_IMAGE = '<image id="0" name="{name}.png" width="60" height="40">{shapes}</image>'
+
+
+def cvat(root, shapes, text=CVAT):
+    for name in "ab":
+        cv2.imwrite(str(root / f"{name}.png"), IMAGE)
+    images = "".join(CVAT_IMAGE.format(name=name, shapes=shapes) for name in "ab")
+    (root / "annotations.xml").write_text(text.replace("{images}", images))
+    return root
+
+
+def test_cvat_shapes(tmp_path):
+    shapes = (
+        '<polygon label="dog" points="5.0,5.0;20.0,5.0;20.0,20.0" group_id="0"/>'
+        '<box label="cat" xtl="30.0" ytl="2.0" xbr="40.0" ybr="12.0" group_id="3"/>'
+        '<polygon label="cat" points="45,2;50,2;50,12;45,12" group_id="3"/>'
+        '<ellipse label="cat" cx="30.0" cy="25.0" rx="5.0" ry="5.0"/>'
+        '<mask label="dog" rle="1, 2, 1, 2" left="50" top="30" width="3" height="2"/>'
+        '<points label="cat" points="1,2"/>'
+    )
+    data = open_data(cvat(tmp_path, shapes))
+    assert (data.format, data.space.names) == ("cvat", ("cat", "dog"))
+    target = read_all(data)["a"]
+    assert target.labels.tolist() == [1, 0, 0, 1]
+    assert target.masks.areas().tolist()[1] == 150
+    np.testing.assert_array_equal(target.masks.dense()[3, 30:32, 50:53], [[0, 1, 1], [0, 1, 1]])
+    assert any("left out: 2 points" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (
+            '<polygon label="dog" points="5.0,5.0;20.0,5.0"/>',
+            r"image a\.png: shape 1: segmentation: polygon 0: a polygon has at",
+        ),
+        ('<polygon label="dog" points="5.0,x;20.0,5.0"/>', r"image a\.png: shape 1: the polygon is not understood"),
+        ('<box label="dog" xtl="5.0"/>', r"shape 1: the box is not understood \('ytl'\)"),
+        ('<mask label="dog" rle="1, 2" left="5" top="3" width="3" height="2"/>', "cover 3 pixels, expected 2x3 = 6"),
+        ('<mask label="dog" rle="1, 5" left="58" top="3" width="3" height="2"/>', "leaves the image of 40x60"),
+    ],
+)
+def test_cvat_shapes_that_are_refused_when_read(tmp_path, shapes, message):
+    data = open_data(cvat(tmp_path, shapes))
+    record = next(r for part in data.splits.values() for r in part if r.name == "a")
+    with pytest.raises(UserError, match=message):
+        data.read_target(record)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "text", "message"),
+    [
+        (
+            '<polygon label="cow" points="5,5"/>',
+            CVAT,
+            r"annotations\.xml: image a\.png: shape 1: the label 'cow' is none",
+        ),
+        ("<blob/>", CVAT, "there is no shape 'blob' in CVAT 1.1"),
+        ("", CVAT[:-20], r"this is no XML at line \d+, column \d+ .*cut off"),
+        ("", CVAT.replace("<label>", "<lable>").replace("</label>", "</lable>"), "the task lists no labels"),
+        ("", CVAT.replace("<annotations>", '<!DOCTYPE a [<!ENTITY x "y">]><annotations>'), "defines entities"),
+    ],
+)
+def test_cvat_files_that_are_refused(tmp_path, shapes, text, message):
+    with pytest.raises(UserError, match=message):
+        open_data(cvat(tmp_path, shapes, text))
+
+
+def test_cvat_as_polygons(tmp_path):
+    target = difficult()
+    settings = WriteSettings(polygons=True)
+    write_data([Sample(IMAGE, target, name="a")], tmp_path, format="cvat", space=SPACE, settings=settings)
+    data = open_data(tmp_path, val_share=0)
+    found = data.read_target(data.splits["train"][0])
+    np.testing.assert_array_equal(found.masks.dense(), target.masks.dense()[:3])

@@ -16,6 +16,7 @@ FORMATS: dict[str, str] = {
     "cityscapes": "nuriwake.data.cityscapes:FORMAT",
     "coco": "nuriwake.data.coco:FORMAT",
     "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
+    "cvat": "nuriwake.data.cvat:FORMAT",
     "labelme": "nuriwake.data.labelme:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
     "voc": "nuriwake.data.voc:FORMAT",
