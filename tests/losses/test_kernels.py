@@ -299,6 +299,20 @@ def test_images_without_objects_work(case):
         assert tensor.grad.isfinite().all()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: the terms are the same on it")
+def test_a_gpu_gives_the_same_terms():
+    truth = (scene(0), none(), scene(1)._replace(crowd=torch.ones_like(scene(1).crowd)))
+    output = output_for(truth)
+    moved = KernelOutput(
+        tuple(level.detach().cuda() for level in output.class_logits),
+        tuple(level.detach().cuda() for level in output.kernels),
+        output.mask_features.detach().cuda(),
+    )
+    found = KernelCriterion(SMALL)(moved, tuple(ObjectTruth(*(field.cuda() for field in item)) for item in truth))
+    for name, term in KernelCriterion(SMALL)(output, truth).items():
+        assert float(found[name]) == pytest.approx(float(term.detach()), rel=1e-3)
+
+
 def test_what_does_not_fit_is_said():
     with pytest.raises(UserError, match=r"no term 'masks'.*mask"):
         KernelLoss(weights={"masks": 1.0})

@@ -225,3 +225,16 @@ def test_a_predictor_answers_with_instances():
     assert all((answer.masks.dense() == found.masks.dense()).all() for answer in again)
     with pytest.raises(UserError, match="cannot be blended"):
         predictor.with_settings(PredictSettings(tile=None, flips="horizontal", decoding=options))(image)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: the same objects are found on it")
+def test_a_gpu_finds_the_same():
+    output = output_of(3)
+    moved = KernelOutput(
+        tuple(level.cuda() for level in output.class_logits),
+        tuple(level.cuda() for level in output.kernels),
+        output.mask_features.cuda(),
+    )
+    found, expected = KernelDecoder().find(moved, 0), KernelDecoder().find(output, 0)
+    assert torch.allclose(found.scores.cpu(), expected.scores, atol=1e-3)
+    assert found.labels.cpu().tolist() == expected.labels.tolist()
