@@ -102,7 +102,9 @@ class RunMasks:
         repeated = ascending[1:][ascending[1:] == ascending[:-1]]
         if repeated.size:
             raise UserError(f"Ids are unique; {repeated[0]} stands more than once.")
-        counts, offsets = label_runs(ids, ascending, order)
+        # Two compiled kernels are enough: each costs seconds when it is first used.
+        narrow = ids.dtype.itemsize < 4 or ids.dtype == np.int32
+        counts, offsets = label_runs(np.ascontiguousarray(ids, np.int32 if narrow else np.int64), ascending, order)
         return cls(counts, offsets, (int(ids.shape[0]), int(ids.shape[1])))
 
     @classmethod
