@@ -61,6 +61,15 @@ def _detectron2(path: str, megabytes: float, score: str) -> Weights:
     )
 
 
+def _yolact(name: str, megabytes: float, ap: float) -> Weights:
+    return Weights(
+        f"https://huggingface.co/dbolya/{name.replace('_', '-')}/resolve/main/{name}_54_800000.pth",
+        megabytes,
+        "MIT (YOLACT's repository); trained on COCO, whose images have terms of their own",
+        f"AP {ap} of masks on COCO test-dev at 550x550 (the authors' repository)",
+    )
+
+
 _OBJECTS, _PANOPTIC = "COCO-InstanceSegmentation/mask_rcnn", "COCO-PanopticSegmentation/panoptic_fpn"
 
 
@@ -104,6 +113,8 @@ WEIGHTS: dict[str, Weights] = {
     "detectron2/panoptic_fpn_R_101_3x": _detectron2(
         f"{_PANOPTIC}_R_101_3x/139514519/model_final_cafdb1.pkl", 260, "PQ 43.0"
     ),
+    "yolact/yolact_resnet50": _yolact("yolact_resnet50", 125, 28.2),
+    "yolact/yolact_resnet101": _yolact("yolact_base", 201, 29.8),
     **{
         f"nvidia/segformer_b{size}_ade20k": _segformer(
             f"segformer-b{size}-finetuned-ade-{side}-{side}", megabytes, score
