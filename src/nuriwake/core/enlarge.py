@@ -40,7 +40,7 @@ class Axis:
 
 
 def bilinear_axis(source: int, target: int) -> Axis:
-    """Along one axis what `torch.nn.functional.interpolate` does from `source` to `target` pixels, bilinear with
+    """Along one axis what PyTorch's `interpolate` does from `source` to `target` pixels, bilinear with
     half-pixel centres and the border repeated."""
     place = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
     below = np.floor(place).astype(np.int64)
