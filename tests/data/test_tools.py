@@ -12,6 +12,7 @@ from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.sample import Sample
+from nuriwake.data.brush import decode_brush, encode_brush
 from nuriwake.data.formats import open_data
 from nuriwake.data.writing import write_data
 from nuriwake.data.written import WriteSettings
@@ -36,7 +37,7 @@ def read_all(data):
     return {r.name.rpartition("/")[2]: data.read_target(r) for part in data.splits.values() for r in part}
 
 
-@pytest.mark.parametrize("format_name", ["yolo", "labelme", "cvat"])
+@pytest.mark.parametrize("format_name", ["yolo", "labelme", "cvat", "label_studio"])
 def test_masks_survive(tmp_path, format_name):
     target = difficult()
     empty = target[np.zeros(4, bool)]
@@ -219,7 +220,7 @@ def test_real_labelme_files(shared, tmp_path):
     found = read_all(data)
     assert len(found) == 3
     records = [record for part in data.splits.values() for record in part]
-    for format_name in ("labelme", "yolo", "coco", "cvat"):
+    for format_name in ("labelme", "yolo", "coco", "cvat", "label_studio"):
         write_data(map(data.read, records), tmp_path / format_name, format=format_name, space=data.space)
         again = read_all(open_data(tmp_path / format_name))
         for name, target in found.items():
@@ -304,10 +305,117 @@ def test_cvat_files_that_are_refused(tmp_path, shapes, text, message):
         open_data(cvat(tmp_path, shapes, text))
 
 
-def test_cvat_as_polygons(tmp_path):
+@pytest.mark.parametrize("format_name", ["cvat", "label_studio"])
+def test_as_polygons(tmp_path, format_name):
     target = difficult()
     settings = WriteSettings(polygons=True)
-    write_data([Sample(IMAGE, target, name="a")], tmp_path, format="cvat", space=SPACE, settings=settings)
+    write_data([Sample(IMAGE, target, name="a")], tmp_path, format=format_name, space=SPACE, settings=settings)
     data = open_data(tmp_path, val_share=0)
     found = data.read_target(data.splits["train"][0])
     np.testing.assert_array_equal(found.masks.dense(), target.masks.dense()[:3])
+
+
+def slow_brush(values):
+    """The published form read bit by bit: 0 and 1 of every fourth value."""
+    bits = "".join(f"{value:08b}" for value in values)
+    place = 0
+
+    def take(count):
+        nonlocal place
+        place += count
+        return int(bits[place - count : place], 2)
+
+    count, word = take(32), take(5) + 1
+    sizes = [take(4) + 1 for _ in range(4)]
+    out = []
+    while len(out) < count:
+        is_run = take(1)
+        length = take(sizes[take(2)]) + 1
+        out += [take(word)] * length if is_run else [take(word) for _ in range(length)]
+    return np.array(out[3::4]) > 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (120, 600)])
+def test_brush_strokes(size):
+    rng = np.random.default_rng(0)
+    for mask in (np.zeros(size, np.uint8), np.ones(size, np.uint8), (rng.random(size) > 0.9).astype(np.uint8)):
+        packed = encode_brush(mask)
+        np.testing.assert_array_equal(slow_brush(packed).reshape(size), mask)
+        np.testing.assert_array_equal(decode_brush(packed, size), mask)
+    for bad in (packed[:-2], packed[:7], [1, 2], [300] * 20, ["x"] * 9, [*packed[:3], 7, *packed[4:]]):
+        with pytest.raises(UserError):
+            decode_brush(bad, size)
+
+
+def test_brush_strokes_with_values_one_by_one():
+    # 8 values (2 pixels) of 8 bits, sizes 3, 4, 8, 16: one literal chunk of 8.
+    bits = f"{8:032b}" + f"{7:05b}" + "".join(f"{s - 1:04b}" for s in (3, 4, 8, 16)) + "0" + "00" + f"{7:03b}"
+    bits += "".join(f"{value:08b}" for value in (255, 0, 0, 0, 0, 0, 0, 129))
+    bits += "0" * (-len(bits) % 8)
+    values = [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+    assert decode_brush(values, (1, 2)).tolist() == [[0, 1]]
+
+
+def label_studio(root, results, link="/data/upload/1/a.png"):
+    for name in "ab":
+        cv2.imwrite(str(root / f"{name}.png"), IMAGE)
+    tasks = [
+        {"id": 1, "data": {"image": link}, "annotations": [{"result": results}]},
+        {
+            "id": 2,
+            "data": {"image": "/data/local-files/?d=some/b.png"},
+            "annotations": [{"result": [], "was_cancelled": True}],
+        },
+    ]
+    (root / "export.json").write_text(json.dumps(tasks))
+    return root
+
+
+def result(kind, value, label="cat", **fields):
+    return {
+        "id": "x",
+        "type": kind,
+        "value": {kind: [label], **value},
+        "original_width": 60,
+        "original_height": 40,
+        **fields,
+    }
+
+
+def test_label_studio_shapes(tmp_path):
+    results = [
+        result("polygonlabels", {"points": [[10, 10], [50, 10], [50, 50]]}, "dog"),
+        result("rectanglelabels", {"x": 50, "y": 5, "width": 10, "height": 25, "rotation": 0}),
+        result("ellipselabels", {"x": 50, "y": 60, "radiusX": 10, "radiusY": 10}),
+        result("choices", {}),
+    ]
+    data = open_data(label_studio(tmp_path, results))
+    assert (data.format, data.space.names) == ("label_studio", ("cat", "dog"))
+    found = read_all(data)
+    assert found["a"].labels.tolist() == [1, 0, 0]
+    assert found["a"].masks.areas().tolist()[1] == 60
+    assert len(found["b"]) == 0
+    assert any("left out: 1 choices" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        (
+            [result("polygonlabels", {"points": [[1, 1], [2, 2]]})],
+            r"image a\.png: shape 1: segmentation: polygon 0: a polygon",
+        ),
+        (
+            [result("rectanglelabels", {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": 30})],
+            "turned by 30 degrees",
+        ),
+        ([result("rectanglelabels", {"x": 1})], r"shape 1: the rectanglelabels is not understood \(KeyError\('y'\)\)"),
+        ([result("brushlabels", {"rle": [1, 2, 3]})], r"shape 1: brush strokes are a list of bytes"),
+        ([result("polygonlabels", {"points": []}, original_width=61)], r"was drawn on 40x61, but the image is 40x60"),
+    ],
+)
+def test_label_studio_shapes_that_are_refused_when_read(tmp_path, results, message):
+    data = open_data(label_studio(tmp_path, results))
+    record = next(r for part in data.splits.values() for r in part if r.name == "a")
+    with pytest.raises(UserError, match=message):
+        data.read_target(record)

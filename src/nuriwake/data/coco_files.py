@@ -136,11 +136,13 @@ def locate_images(root: Path, file: AnnotationFile, names: Sequence[str], given:
     wanted = [name.replace("\\", "/") for name in names]
     some = spread(wanted, 20)
     candidates = list(dict.fromkeys(_candidates(root, file, given)))
-    for rename in (lambda name: name, lambda name: PurePosixPath(name).name):
-        counts = [sum((folder / rename(name)).is_file() for name in some) for folder in candidates]
+    # As written first, then without the folders that the names were given where they were made.
+    for bare in (False, True):
+        tried = [PurePosixPath(name).name if bare else name for name in some]
+        counts = [sum((folder / name).is_file() for name in tried) for folder in candidates]
         if counts and max(counts) > 0:
             folder = candidates[counts.index(max(counts))]
-            return _located(folder, [rename(name) for name in wanted])
+            return _located(folder, [PurePosixPath(name).name for name in wanted] if bare else wanted)
     if not names:
         return ImageFolder((), root, 0)
     looked = listed([str(folder) for folder in candidates], most=5)

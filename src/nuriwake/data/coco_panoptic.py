@@ -224,8 +224,9 @@ def _index(
     offsets[rows + 1] = lengths
     offsets = np.cumsum(offsets)
     # Segments of annotation `row` move to the place of its image.
+    begins = starts.tolist()
     chosen = np.concatenate(
-        [np.arange(starts[row], starts[row + 1]) for row in order.tolist()] or [np.zeros(0, np.int64)]
+        [np.zeros(0, np.int64), *(np.arange(begins[row], begins[row + 1]) for row in order.tolist())]
     )
     crowd = segments.integers("iscrowd", default=0)
     for row in np.flatnonzero((crowd != 0) & (crowd != 1)).tolist():

@@ -111,18 +111,16 @@ def _rows(target: Instances, numbers: Mapping[str, int], settings: WriteSettings
     unknown = sorted({target.space.names[label] for label in target.labels.tolist()} - set(numbers))
     if unknown:
         raise UserError(f"The classes {', '.join(unknown)} of the objects have no category id.")
-    areas = target.masks.areas() if target.areas is None else target.areas
-    boxes = target.masks.boxes() if target.boxes is None else target.boxes
     rows: list[dict[str, Any]] = []
     outlined = outlines(target.masks, tolerance=settings.tolerance) if settings.polygons else [[]] * len(target)
     for i, runs in enumerate(target.masks.to_coco()):
-        left, top, right, bottom = (float(value) for value in boxes[i])
+        left, top, right, bottom = (float(value) for value in target.boxes[i])
         row: dict[str, Any] = {
             "category_id": numbers[target.space.names[int(target.labels[i])]],
             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
             # COCO keeps crowds as run lengths, and a mask without a pixel has no outline.
             "segmentation": [part.tolist() for part in outlined[i]] if outlined[i] and not target.crowd[i] else runs,
-            "area": _short(float(areas[i])),
+            "area": _short(float(target.areas[i])),
             "iscrowd": int(target.crowd[i]),
         }
         if target.ids is not None:

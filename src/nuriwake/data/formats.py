@@ -18,6 +18,7 @@ FORMATS: dict[str, str] = {
     "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
     "cvat": "nuriwake.data.cvat:FORMAT",
     "labelme": "nuriwake.data.labelme:FORMAT",
+    "label_studio": "nuriwake.data.label_studio:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
     "voc": "nuriwake.data.voc:FORMAT",
     "yolo": "nuriwake.data.yolo:FORMAT",

@@ -31,7 +31,11 @@ def fingerprint(data: "DataSet") -> str:
     """32 hex digits. Raises UserError when a file cannot be read."""
     root = data.root
     digest = blake2b(repr((data.format, data.space, data.channels, data.dtype)).encode(), digest_size=16)
-    contents = cache(lambda path: _contents(path, root))  # a reader often names its sources once more
+
+    @cache  # a reader often names its sources once more
+    def contents(path: Path) -> tuple[str, str]:
+        return _contents(path, root)
+
     digest.update(repr(plain(data.reader, contents)).encode())
     for path in data.sources:
         digest.update(repr(contents(path)).encode())

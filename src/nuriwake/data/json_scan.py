@@ -193,14 +193,14 @@ class JsonTable:
     def _otherwise(self, key: str, row: int, states: np.ndarray, default: float | None, kind: str) -> float:
         if states[row] == MISSING and default is not None:
             return default
-        value = self.value(key, row)
+        value: Any = self.value(key, row)
         if value is None and default is not None:
             return default
         if isinstance(value, bool):
             return int(value)
         if not _is_number(value):
             raise UserError(f"{self.who(row)}: the field '{key}' is {kind}, found {_some(value)}.")
-        return value
+        return value  # pyright: ignore[reportReturnType]
 
     def value(self, key: str, row: int) -> Any:
         """The field of one object, whatever it is. Raises UserError where it is absent or no JSON."""

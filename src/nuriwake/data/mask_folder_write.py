@@ -41,9 +41,8 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
         name = writer.name(sample)
         writer.write(sample, name)
         path = masks / f"{name}.png"
-        numbered = isinstance(target, Instances) and len(target.space) == 1
-        kinds.add(numbered)
-        if numbered:
+        kinds.add(isinstance(target, Instances) and len(target.space) == 1)
+        if isinstance(target, Instances) and len(target.space) == 1:
             files.append(_write_ids(path, target, notes))
             continue
         seen = semantic_view(target)

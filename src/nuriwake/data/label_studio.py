@@ -1,0 +1,251 @@
+"""Label Studio: one JSON list of tasks with polygons, boxes, ellipses and brush strokes, in percent of the image."""
+
+import json
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nuriwake.core.errors import UserError
+from nuriwake.core.files import write_text
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.runs import RunMasks
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import Size
+from nuriwake.data.assembly import assemble, split_name
+from nuriwake.data.brush import decode_brush, encode_brush
+from nuriwake.data.classes import find_classes
+from nuriwake.data.coco import kept_images, stem
+from nuriwake.data.coco_files import AnnotationFile, locate_images
+from nuriwake.data.dataset import DataSet, Record, listed
+from nuriwake.data.description import DataDescription, Format, refuse_fields
+from nuriwake.data.headers import image_header
+from nuriwake.data.outlines import measured_loss, one_outline, outlines
+from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
+from nuriwake.data.seen import as_instances
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+
+_ROUND = 64
+_LABELS = {"polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels"}
+_IMAGE_KEYS = ("image", "img", "image_url", "url")
+
+
+@dataclass(frozen=True)
+class LabelStudioReader:
+    """record.target is (name of the JSON file, the results of the image as JSON text)."""
+
+    space: LabelSpace
+
+    def __call__(self, record: Record) -> Instances:
+        """The objects of the first annotation that was not cancelled. Raises UserError with file, image and result."""
+        file, text = record.target
+        size = image_header(record.image).size
+        where = f"{file}: image {record.image.name}"
+        shapes: list[Shape] = []
+        for number, result in enumerate(json.loads(text), 1):
+            who = f"{where}: shape {number}"
+            stated = result.get("original_height"), result.get("original_width")
+            if None not in stated and stated != size:
+                raise UserError(
+                    f"{who}: it was drawn on {stated[0]}x{stated[1]}, but the image is {size[0]}x{size[1]} (height x width)."
+                )
+            try:
+                outline = _outline(result, size)
+            except (KeyError, TypeError, ValueError) as error:
+                if isinstance(error, UserError):
+                    raise UserError(f"{who}: {error}") from error
+                raise UserError(f"{who}: the {result.get('type')} is not understood ({error!r}).") from error
+            shapes.append(Shape(self.space.index(_label(result)), outline))
+        return instances_of(shapes, size, self.space, where)
+
+
+def recognise(root: Path) -> str | None:
+    """Because a JSON file is a list of tasks with 'annotations' and 'data'."""
+    paths = _find(root)
+    return f"{paths[0].relative_to(root)} is a list of tasks with 'data' and 'annotations'" if paths else None
+
+
+def open_label_studio(root: Path, description: DataDescription) -> DataSet:
+    """The data set of the JSON files in `root` and in its split folders.
+
+    Raises:
+        UserError: no such file, no JSON, labels beyond the class list, images that are not there.
+    """
+    refuse_fields(description, "label_studio", "images", "annotations", "classes")
+    given = description.annotations
+    paths = [root / given] if isinstance(given, str) else _find(root)
+    if not paths:
+        raise UserError(
+            f"{root}: there is no JSON file of Label Studio (a list of tasks with 'data' and 'annotations')."
+        )
+    notes: list[str] = []
+    read = [(path, _tasks(path, notes)) for path in paths]
+    try:
+        found = sorted({_label(result) for _, tasks in read for _, results in tasks for result in results})
+    except UserError as error:
+        raise UserError(f"{paths[0]}: {error}") from error
+    classes = find_classes(root, description)
+    space = object_space(classes.names or found, str(paths[0]))
+    unknown = [label for label in found if label not in space.names]
+    if unknown:
+        raise UserError(
+            f"{paths[0]}: the labels {listed(unknown)} are not in {classes.source}; add them or correct the shapes."
+        )
+    notes.insert(0, f"{len(space)} classes from {classes.source or 'the labels of the shapes'}: {listed(space.names)}.")
+    splits: dict[str, list[Record]] = {}
+    for path, tasks in read:
+        split = split_name(path.parent.name) or ""
+        names = [name for name, _ in tasks]
+        images = locate_images(root, AnnotationFile(split, path.parent.name, path), names, description.images)
+        for number, image in kept_images(path, names, images, description, notes):
+            record = Record(stem(image.name), image, (path.name, json.dumps(tasks[number][1])))
+            splits.setdefault(split, []).append(record)
+    if len(splits) > 1:
+        splits = {
+            split: [Record(f"{split}/{record.name}", record.image, record.target) for record in part]
+            for split, part in splits.items()
+        }
+    reader = LabelStudioReader(space)
+    return assemble(
+        root, "label_studio", space, splits, reader=reader, description=description, notes=notes, sources=paths
+    )
+
+
+def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
+    """Writes <split>/tasks.json and <split>/images/: brush strokes, which lose nothing, or polygons.
+
+    Raises:
+        UserError: the split is there already, or a sample without objects one by one.
+    """
+    del space  # results carry the names of their classes
+    home = folder / settings.split
+    refuse_existing(home)
+    writer = ImageWriter(home / "images", settings)
+    notes: dict[str, int] = {}
+    losses: list[float] = []
+    tasks: list[dict[str, Any]] = []
+    for number, sample in enumerate(samples, 1):
+        target = as_instances(sample)
+        file = writer.write(sample, writer.name(sample))
+        kind = "annotations" if target.scores is None else "predictions"
+        results = _results(target, settings, losses)
+        tasks.append(
+            {"id": number, "data": {"image": file}, "annotations": []} | {kind: [{"id": number, "result": results}]}
+        )
+        if target.crowd.any():
+            count_note(notes, "images: crowd regions are written like objects")
+        if (target.masks.areas() == 0).any():
+            count_note(notes, "images: masks without a pixel are left out")
+    write_text(home / "tasks.json", json.dumps(tasks, ensure_ascii=False))
+    texts = [f"{number} {text}." for text, number in notes.items()]
+    return Written((home / "tasks.json", *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
+
+
+FORMAT = Format(recognise, open_label_studio, write_label_studio)
+
+
+def _results(target: Instances, settings: WriteSettings, losses: list[float]) -> list[dict[str, Any]]:
+    height, width = target.size
+    found = outlines(target.masks, tolerance=settings.tolerance) if settings.polygons else None
+    final = [[one_outline(parts)] if parts else [] for parts in found] if found is not None else []
+    if found is not None:
+        losses += measured_loss(target.masks, final).tolist()
+    rows: list[dict[str, Any]] = []
+    for i in np.flatnonzero(target.masks.areas() > 0).tolist():
+        label = [target.space.names[int(target.labels[i])]]
+        if final:
+            points = (final[i][0].reshape(-1, 2) / (width, height) * 100).round(6).tolist()
+            kind, value = "polygonlabels", {"points": points, "closed": True, "polygonlabels": label}
+        else:
+            strokes = encode_brush(target.masks.dense(i)[0])
+            kind, value = "brushlabels", {"format": "rle", "rle": strokes, "brushlabels": label}
+        row: dict[str, Any] = {"id": f"r{i}", "type": kind, "value": value, "from_name": "label", "to_name": "image"}
+        row |= {"original_width": width, "original_height": height, "image_rotation": 0}
+        if target.scores is not None:
+            row["score"] = round(float(target.scores[i]), 6)
+        rows.append(row)
+    return rows
+
+
+def _find(root: Path) -> list[Path]:
+    folders = [child for child in sorted(root.iterdir()) if child.is_dir() and split_name(child.name) is not None]
+    found: list[Path] = []
+    for folder in (root, *folders):
+        for path in sorted(folder.glob("*.json")):
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") and b'"data"' in head and b'"annotations"' in head:
+                found.append(path)
+    return found
+
+
+def _tasks(path: Path, notes: list[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(image, results with an area) of every task."""
+    try:
+        plain = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: this is no JSON ({error}).") from error
+    tasks: list[tuple[str, list[dict[str, Any]]]] = []
+    passed: dict[str, int] = {}
+    more = 0
+    for row, task in enumerate(plain):
+        data = task.get("data") if isinstance(task, Mapping) else None
+        link = next((data[key] for key in _IMAGE_KEYS if key in data), None) if isinstance(data, Mapping) else None
+        if not isinstance(link, str):
+            raise UserError(f"{path}: task {row + 1}: there is no image in 'data' (one of {', '.join(_IMAGE_KEYS)}).")
+        given = [item for item in task.get("annotations") or [] if not item.get("was_cancelled")]
+        more += max(len(given) - 1, 0)
+        results: list[dict[str, Any]] = []
+        for result in given[0].get("result", []) if given else []:
+            if result.get("type") in _LABELS:
+                results.append(result)
+            else:
+                passed[str(result.get("type"))] = passed.get(str(result.get("type")), 0) + 1
+        tasks.append((_file_name(link), results))
+    if more:
+        notes.append(f"{path.name}: {more} annotations of images that have another one before are left out.")
+    if passed:
+        texts = [f"{count} {kind}" for kind, count in passed.items()]
+        notes.append(f"{path.name}: results that are no objects with an area are left out: {listed(texts)}.")
+    return tasks
+
+
+def _file_name(link: str) -> str:
+    """The image's file name in a path, an address, or Label Studio's ?d= form; uploads begin with eight digits and a dash."""
+    parts = urllib.parse.urlsplit(link)
+    inner = urllib.parse.parse_qs(parts.query).get("d", [])
+    path = urllib.parse.unquote(inner[0] if inner else parts.path)
+    return path.removeprefix("/data/upload/").removeprefix("/data/local-files/").lstrip("/")
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    value = result.get("value") or {}
+    names = value.get(str(result.get("type"))) or []
+    if not isinstance(names, list) or len(names) != 1:
+        raise UserError(f"A result of Label Studio has one label, found {names!r:.60} (id {result.get('id')}).")
+    return str(names[0])
+
+
+def _outline(result: Mapping[str, Any], size: Size) -> list[Any] | dict[str, Any]:
+    height, width = size
+    kind, value = result["type"], result["value"]
+    if kind == "brushlabels":
+        return RunMasks.from_dense(decode_brush(value["rle"], size)[None]).to_coco()[0]
+    if value.get("rotation"):
+        raise UserError(f"the shape is turned by {value['rotation']} degrees, which is not read; draw it as a polygon.")
+    scale = np.array([width, height]) / 100
+    if kind == "polygonlabels":
+        return [(np.array(value["points"], np.float64).reshape(-1, 2) * scale).ravel().tolist()]
+    x, y = float(value["x"]), float(value["y"])
+    if kind == "rectanglelabels":
+        right, bottom = x + float(value["width"]), y + float(value["height"])
+        corners = np.array([[x, y], [right, y], [right, bottom], [x, bottom]])
+    else:
+        angle = np.linspace(0, 2 * np.pi, _ROUND, endpoint=False)
+        rx, ry = float(value["radiusX"]), float(value["radiusY"])
+        corners = np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
+    return [(corners * scale).ravel().tolist()]
