@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.paste import enlarge_masks, paste_masks
+from nuriwake.core.paste import paste_masks
 
 
 def detectron2_paste(masks, boxes, size, threshold):
@@ -71,24 +71,11 @@ def test_whole_and_halved_boxes():
     np.testing.assert_array_equal(ours, detectron2_paste(masks, boxes, (9, 10), 0.5))
 
 
-@pytest.mark.parametrize("size", [(31, 40), (100, 28), (64, 64), (300, 217), (12, 9)])
-@pytest.mark.parametrize("above", [True, False])
-def test_enlarging_is_interpolate(size, above):
-    masks = np.random.default_rng(4).normal(0, 3, (6, 24, 28)).astype(np.float32)
-    masks[0, 3:9] = 0
-    # One mask at a time: for some small results PyTorch rounds otherwise where many are enlarged together.
-    ones = torch.tensor(masks).split(1)
-    read = torch.stack([functional.interpolate(one[None], size, mode="bilinear")[0, 0] for one in ones])
-    theirs = (read > 0 if above else read >= 0).numpy()
-    np.testing.assert_array_equal(enlarge_masks(masks, size, 0.0, above=above).dense(), theirs)
-
-
 def test_boxes_that_hold_nothing():
     masks = np.ones((4, 28, 28), np.float32)
     boxes = np.array([[5, 5, 5, 9], [9, 9, 2, 2], [50, 3, 60, 9], [-30, 3, -20, 9]], np.float32)
     assert paste_masks(masks, boxes, (20, 30)).areas().tolist() == [0, 0, 0, 0]
     assert len(paste_masks(masks[:0], boxes[:0], (20, 30))) == 0
-    assert len(enlarge_masks(masks[:0], (20, 30), 0.5)) == 0
 
 
 @pytest.mark.parametrize(

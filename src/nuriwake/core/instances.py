@@ -47,12 +47,13 @@ class Instances:
 
     def __post_init__(self) -> None:
         count = len(self.masks)
-        if self.boxes is None:
-            object.__setattr__(self, "boxes", self.masks.boxes())
-        if self.crowd is None:
-            object.__setattr__(self, "crowd", np.zeros(count, bool))
-        if self.areas is None:
-            object.__setattr__(self, "areas", self.masks.areas().astype(np.float64))
+        for name, make in (
+            ("boxes", self.masks.boxes),
+            ("crowd", lambda: np.zeros(count, bool)),
+            ("areas", lambda: self.masks.areas().astype(np.float64)),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, make())
         for name, array, dtype, tail in (
             ("labels", self.labels, np.int32, ()),
             ("scores", self.scores, np.float32, ()),

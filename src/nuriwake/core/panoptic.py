@@ -53,7 +53,7 @@ class Panoptic:
                 f"segment_ids is int32 of the shape (N,), found {self.segment_ids.dtype} {self.segment_ids.shape}."
             )
         count = len(self.segment_ids)
-        if self.crowd is None:
+        if getattr(self, "crowd") is None:  # noqa: B009
             object.__setattr__(self, "crowd", np.zeros(count, bool))
         check_column(self.labels, "labels", "segments", np.int32, (count,))
         check_column(self.crowd, "crowd", "segments", np.bool_, (count,))

@@ -51,26 +51,7 @@ def paste_masks(
     # Two cells of nothing on every side, columns first: whatever is read beyond the mask is 0.
     cells = np.ascontiguousarray(np.pad(masks, ((0, 0), (2, 2), (2, 2))).transpose(0, 2, 1))
     frames = boxes if rule == "aligned" else _whole_boxes(boxes, masks.shape[2])
-    return _pasted(cells, frames, size, threshold, aligned=rule == "aligned", border=1)
-
-
-def enlarge_masks(masks: np.ndarray, size: Size, threshold: float, *, above: bool = False) -> RunMasks:
-    """Maps that cover the whole image, at its size: as `interpolate(mode="bilinear", align_corners=False)` makes them.
-
-    Args:
-        masks: float32 (N, h, w), of any size and range (logits, probabilities).
-        size: (height, width) of the image.
-        threshold: pixels of this value or more belong to the mask.
-        above: pixels of more than `threshold` only.
-    """
-    if masks.dtype != np.float32 or masks.ndim != 3 or 0 in masks.shape[1:]:
-        raise UserError(f"Masks are float32 of the shape (N, h, w), found {masks.dtype} {masks.shape}.")
-    if len(masks) == 0:
-        return RunMasks.empty(size)
-    cells = np.ascontiguousarray(np.pad(masks, ((0, 0), (0, 1), (0, 1)), mode="edge").transpose(0, 2, 1))
-    frames = np.tile(np.array([0, 0, size[1] - 1, size[0] - 1], np.int64), (len(masks), 1))
-    limit = np.nextafter(np.float32(threshold), np.float32(np.inf)) if above else threshold
-    return _pasted(cells, frames, size, float(limit), aligned=False, border=0)
+    return _pasted(cells, frames, size, threshold, aligned=rule == "aligned")
 
 
 def _whole_boxes(boxes: np.ndarray, cells: int) -> np.ndarray:
@@ -81,14 +62,12 @@ def _whole_boxes(boxes: np.ndarray, cells: int) -> np.ndarray:
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
 
 
-def _pasted(
-    cells: np.ndarray, frames: np.ndarray, size: Size, threshold: float, *, aligned: bool, border: int
-) -> RunMasks:
+def _pasted(cells: np.ndarray, frames: np.ndarray, size: Size, threshold: float, *, aligned: bool) -> RunMasks:
     low, high = frames[:, 0].clip(0, size[1]), frames[:, 2].clip(0, size[1])
     guess = int(8 * (high - low + 3).clip(0).sum()) + 2 * len(cells)  # a column rarely has more than four spans
 
     def write(out: np.ndarray, offsets: np.ndarray) -> int:
-        return _paste(cells, frames, size, np.float32(threshold), aligned, border, out, offsets)
+        return _paste(cells, frames, size, np.float32(threshold), aligned, out, offsets)
 
     return filled(write, len(cells), size, guess=guess)
 
@@ -100,11 +79,10 @@ def _paste(
     size: tuple[int, int],
     threshold: float,
     aligned: bool,
-    border: int,
     out: np.ndarray,
     offsets: np.ndarray,
 ) -> int:
-    """All masks; `cells` (N, w, h) with its border of zeros (or one repeated cell at the ends), `frames` (N, 4)."""
+    """All masks; `cells` (N, w, h) with two cells of zeros on every side, `frames` (N, 4)."""
     height, width = size
     state = np.zeros(3, np.int64)
     for n in range(cells.shape[0]):
@@ -122,9 +100,12 @@ def _paste(
             if left < right and top < bottom:
                 wide, high = np.int64(x1 - x0 + 1), np.int64(y1 - y0 + 1)
                 small = wide + high <= 128  # PyTorch has another kernel for small results
-                across, down = cells.shape[1] - 1 - border, cells.shape[2] - 1 - border
-                columns = _resize_axis(np.int64(left - x0), np.int64(right - x0), wide, across, border, small)
-                rows = _resize_axis(np.int64(top - y0), np.int64(bottom - y0), high, down, border, small)
+                across, down = (
+                    cells.shape[1] - 2,
+                    cells.shape[2] - 2,
+                )  # torchvision's mask has one zero cell on every side
+                columns = _resize_axis(np.int64(left - x0), np.int64(right - x0), wide, across, small)
+                rows = _resize_axis(np.int64(top - y0), np.int64(bottom - y0), high, down, small)
                 mode = _SMALL_RESIZE if small else _RESIZE
                 _paste_one(
                     cells[n], columns, rows, (np.int64(left), np.int64(top)), height, threshold, mode, out, state
@@ -150,35 +131,33 @@ def _grid_axis(begin: int, end: int, low: float, high: float, cells: int) -> tup
 
 
 @exact
-def _resize_axis(
-    begin: int, end: int, after: int, before: int, border: int, small: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _resize_axis(begin: int, end: int, after: int, before: int, small: bool) -> tuple[np.ndarray, np.ndarray]:
     """As `_grid_axis` for the pixels begin..end of `after` that are made of `before` cells by interpolation."""
     index, weights = np.empty(end - begin, np.int64), np.empty((end - begin, 2), np.float32)
     one, half = np.float32(1), np.float32(0.5)
     scale = np.float32(before) / np.float32(after)
     for i in range(end - begin):
         if after == before:
-            index[i], weights[i, 0], weights[i, 1] = begin + i + border, one, np.float32(0)
+            index[i], weights[i, 0], weights[i, 1] = begin + i + 1, one, np.float32(0)
             continue
         centre = np.float32(begin + i) + half
         place = _fused(centre, scale, -half) if small else centre * scale - half
         place = max(place, np.float32(0))
         below = min(np.int64(place), before - 1)
-        index[i] = below + border
+        index[i] = below + 1
         weights[i, 1] = min(max(place - np.float32(below), np.float32(0)), one)
         weights[i, 0] = one - weights[i, 1]
     return index, weights
 
 
 @exact
-def _fused(a: float, b: float, c: float) -> float:
+def _fused(a: float, b: float, c: float) -> np.float32:
     """a * b + c, rounded once: products of two float32 are exact in float64."""
     return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 
 
 @exact
-def _value(cells: np.ndarray, column: int, row: int, across: np.ndarray, down: np.ndarray, mode: int) -> float:
+def _value(cells: np.ndarray, column: int, row: int, across: np.ndarray, down: np.ndarray, mode: int) -> np.float32:
     """The interpolated value between columns `column`, + 1 and rows `row`, + 1 with the roundings of PyTorch's kernel `mode`."""
     a, b, c, d = cells[column, row], cells[column + 1, row], cells[column, row + 1], cells[column + 1, row + 1]
     if mode == _RESIZE:

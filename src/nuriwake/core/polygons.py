@@ -5,6 +5,8 @@ fine column of a pixel: those where the outline crosses the middle of a column o
 these crossings alone. Between them the inside alternates: the even-odd rule for outlines that cross themselves.
 """
 
+from typing import Any
+
 import numpy as np
 
 from nuriwake.core.run_kernels import exact
@@ -51,7 +53,7 @@ def _edge(begin: np.ndarray, end: np.ndarray, height: int, width: int, out: np.n
 
 
 @exact
-def _step(xs: int, slope: float, dy: int, column: int) -> int:
+def _step(xs: int, slope: float, dy: int, column: int) -> Any:
     """The t in 0..dy - 1 at which int(xs + slope * t + 0.5) is on one side of `column` | `column + 1` and at t + 1 on the other."""
     t = min(max(np.int64((column + 0.5 - xs) / slope), 0), dy - 1)
     if slope > 0:

@@ -120,7 +120,7 @@ def overlap(
     starts_b: np.ndarray,
     stops_b: np.ndarray,
     range_b: tuple[int, int],
-) -> int:
+) -> Any:
     """Pixels common to the spans `range_a` of one set and `range_b` of another."""
     a, b, common = range_a[0], range_b[0], np.int64(0)
     while a < range_a[1] and b < range_b[1]:

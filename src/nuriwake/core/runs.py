@@ -71,7 +71,7 @@ class RunMasks:
     @classmethod
     def from_dense(cls, masks: np.ndarray) -> "RunMasks":
         """`masks` (N, H, W), bool or uint8; what is not 0 belongs to the mask."""
-        if masks.ndim != 3 or masks.dtype not in (np.bool_, np.uint8):
+        if masks.ndim != 3 or masks.dtype.str[1:] not in ("b1", "u1"):
             raise UserError(f"Dense masks are bool or uint8 of the shape (N, H, W), found {masks.dtype} {masks.shape}.")
         size = (int(masks.shape[1]), int(masks.shape[2]))
         if len(masks) == 0 or 0 in size:
@@ -133,7 +133,10 @@ class RunMasks:
             raise UserError(f"object {lengths.index(0)}: expected at least one polygon, found none.")
         if not parts:
             return cls.empty(size)
-        masks = cls(*fill_outlines(np.concatenate(parts), run_offsets([len(part) for part in parts]), *size), size)
+        counts, offsets = fill_outlines(
+            np.concatenate(parts), run_offsets([len(part) for part in parts]), size[0], size[1]
+        )
+        masks = cls(counts, offsets, size)
         return masks if len(parts) == len(objects) else masks._united(run_offsets(lengths))
 
     @classmethod

@@ -38,7 +38,7 @@ def instance_space(space: LabelSpace) -> LabelSpace:
         )
     if len(kept) == len(space):
         return space
-    names, colours = (tuple(values[index] for index in kept) for values in (space.names, space.colours))
+    names, colours = tuple(space.names[index] for index in kept), tuple(space.colours[index] for index in kept)
     return LabelSpace(names, (True,) * len(kept), colours)
 
 
