@@ -25,6 +25,7 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.inference.settings import PredictSettings
+from nuriwake.losses.criterion import sum_terms
 from nuriwake.losses.regions import RegionCriterion
 from nuriwake.models.mask_rcnn import MaskRCNN
 from nuriwake.models.truth import ObjectTruth, object_masks
@@ -33,9 +34,9 @@ from nuriwake.weights.published.mask_rcnn import SOURCES
 CLASSES = 80
 
 
-def contenders(size: tuple[int, int], device: str) -> tuple[nn.Module, MaskRCNN]:
+def contenders(size: tuple[int, int], device: str) -> tuple[Any, MaskRCNN]:
     """torchvision's and ours with the same weights; a low threshold, so that fresh weights find something."""
-    theirs = maskrcnn_resnet50_fpn(
+    theirs: Any = maskrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
         num_classes=CLASSES + 1,
@@ -92,31 +93,29 @@ def jobs(args: argparse.Namespace) -> dict[str, dict[str, Callable[[], Any]]]:
 
         return run
 
-    def without_masks() -> Any:
-        paste = theirs.transform.postprocess
-        theirs.transform.postprocess = lambda result, *rest: result
-        try:
-            return theirs([plain])
-        finally:
-            theirs.transform.postprocess = paste
+    def without_pasting() -> Any:
+        images, _ = theirs.transform([plain])
+        features = theirs.backbone(images.tensors)
+        proposals, _ = theirs.rpn(images, features)
+        return theirs.roi_heads(features, proposals, images.image_sizes)
 
     def step(model: nn.Module, loss: Callable[[], dict[str, Tensor]]) -> Callable[[], None]:
         def run() -> None:
             model.train()
-            sum(loss().values()).backward()
+            sum_terms(loss()).backward()
             model.zero_grad()
 
         return run
 
-    def our_answer() -> list[Any]:
-        return predictor(image).masks.to_coco()
+    def our_answer() -> Any:
+        return predictor(image)
 
     def their_answer() -> Tensor:
         return theirs([plain])[0]["masks"] > 0.5
 
     return {
         "answer": {"ours": evaluating(ours, our_answer), "theirs": evaluating(theirs, their_answer)},
-        "network": {"ours": evaluating(ours, lambda: ours(tensor)), "theirs": evaluating(theirs, without_masks)},
+        "network": {"ours": evaluating(ours, lambda: ours(tensor)), "theirs": evaluating(theirs, without_pasting)},
         "step": {
             "ours": step(ours, lambda: criterion(ours.forward_training(tensor, [truth]), [truth])),
             "theirs": step(theirs, lambda: theirs([plain], [target])),

@@ -127,7 +127,7 @@ def test_matching_is_torchvisions(seed, objects, best_too):
         return  # torchvision then takes every candidate that overlaps nothing for such an object
     assert torch.equal(found.kind == FOUND, expected >= 0)
     assert torch.equal(found.kind == NOTHING, expected == -1)
-    assert torch.equal(found.index[found.kind == FOUND], expected[expected >= 0])
+    assert torch.equal(found.object[found.kind == FOUND], expected[expected >= 0])
 
 
 def test_an_object_that_nothing_overlaps_takes_nothing():

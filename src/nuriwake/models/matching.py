@@ -22,11 +22,11 @@ class Match(NamedTuple):
 
     Attributes:
         kind: int64 (N,): FOUND, NOTHING or UNDECIDED.
-        index: int64 (N,): the object that it overlaps most; 0 where there is none.
+        object: int64 (N,): that it overlaps most; 0 where there is none.
     """
 
     kind: Tensor
-    index: Tensor
+    object: Tensor
 
 
 @torch.no_grad()

@@ -81,12 +81,9 @@ class BoxHead(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(_unit(inputs, inputs, norm=True) for _ in range(convolutions))
         widths = (inputs * resolution**2, *(width,) * layers)
-        self.dense = nn.ModuleList(nn.Linear(low, high) for low, high in itertools.pairwise(widths))
+        self.dense = nn.ModuleList(_dense(low, high) for low, high in itertools.pairwise(widths))
         self.classify = nn.Linear(width, outputs)
         self.offsets = nn.Linear(width, classes * 4)
-        for dense in self.dense:
-            nn.init.kaiming_uniform_(dense.weight, a=1)
-            nn.init.zeros_(dense.bias)
         for answer, deviation in ((self.classify, 0.01), (self.offsets, 0.001)):
             nn.init.normal_(answer.weight, std=deviation)
             nn.init.zeros_(answer.bias)
@@ -120,6 +117,13 @@ class MaskHead(nn.Module):
         for convolution in self.convolutions:
             regions = convolution(regions)
         return self.classify(functional.relu(self.enlarge(regions)))
+
+
+def _dense(inputs: int, outputs: int) -> nn.Linear:
+    dense = nn.Linear(inputs, outputs)
+    nn.init.kaiming_uniform_(dense.weight, a=1)
+    nn.init.zeros_(dense.bias)
+    return dense
 
 
 def _unit(inputs: int, outputs: int, *, norm: bool) -> nn.Sequential:

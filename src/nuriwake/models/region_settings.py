@@ -1,6 +1,6 @@
 """What a region-based model can be told, and in what published ones differ."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from nuriwake.core.errors import UserError
@@ -86,21 +86,21 @@ class Style:
     mask_norm: bool = False
 
 
-_TORCHVISION = {
-    "rounded_anchors": True,
-    "fitted_anchors": True,
-    "aligned": False,
-    "sampling": 2,
-    "level_margin": 1e-6,
-    "smallest_proposal": 1e-3,
-    "smallest_detection": 1e-2,
-}
+_TORCHVISION = Style(
+    rounded_anchors=True,
+    fitted_anchors=True,
+    aligned=False,
+    sampling=2,
+    level_margin=1e-6,
+    smallest_proposal=1e-3,
+    smallest_detection=1e-2,
+)
 
 STYLES: dict[StyleName, Style] = {
     "detectron2": Style(),
-    "torchvision": Style(**_TORCHVISION),
-    "torchvision_v2": Style(
-        **_TORCHVISION,
+    "torchvision": _TORCHVISION,
+    "torchvision_v2": replace(
+        _TORCHVISION,
         pyramid_norm=True,
         proposal_convolutions=2,
         box_convolutions=4,

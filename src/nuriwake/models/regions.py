@@ -34,14 +34,14 @@ class Objects(NamedTuple):
     Attributes:
         boxes: float32 (M, 4), of objects that are no crowd and have an area.
         labels: int64 (M,), as the branch counts classes.
-        index: int64 (M,), in the truth.
+        number: int64 (M,), in the truth.
         crowds: float32 (C, 4), boxes of the crowd regions.
         truth: where the masks are.
     """
 
     boxes: Tensor
     labels: Tensor
-    index: Tensor
+    number: Tensor
     crowds: Tensor
     truth: ObjectTruth
 
@@ -186,7 +186,7 @@ class RegionBranch(nn.Module):
             match = spare_crowds(match_boxes(boxes, item.boxes, low=0.5, high=0.5), boxes, item.crowds)
             chosen = torch.cat(sample_candidates(match.kind, self.settings.sampled_regions, 0.25))
             regions.append(boxes[chosen])
-            matches.append(Match(match.kind[chosen], match.index[chosen]))
+            matches.append(Match(match.kind[chosen], match.object[chosen]))
         return regions, matches
 
     def _answers(
@@ -200,7 +200,7 @@ class RegionBranch(nn.Module):
         boxes, rows = _joined(regions)
         (found,) = (torch.cat([match.kind for match in matches]) == FOUND).nonzero(as_tuple=True)
         shown = [
-            (regions[row][match.kind == FOUND], match.index[match.kind == FOUND]) for row, match in enumerate(matches)
+            (regions[row][match.kind == FOUND], match.object[match.kind == FOUND]) for row, match in enumerate(matches)
         ]
         labels = torch.cat([item.labels[index] for item, (_, index) in zip(objects, shown, strict=True)])
         truth = torch.full_like(rows, self._background)
@@ -221,7 +221,7 @@ class RegionBranch(nn.Module):
             mask_logits=masks[places, labels].float(),
             mask_truth=torch.cat(
                 [
-                    true_masks(item.truth, item.index[index], inside, 2 * MASK_CELLS)
+                    true_masks(item.truth, item.number[index], inside, 2 * MASK_CELLS)
                     for item, (inside, index) in zip(objects, shown, strict=True)
                 ]
             ),
@@ -268,4 +268,4 @@ def _objects(truth: ObjectTruth, labels: Tensor | None) -> Objects:
 
 def _wanted(objects: Objects, match: Match, found: Tensor, instead: Tensor) -> Tensor:
     """The boxes of the objects that the candidates `found` stand for; none of either without objects."""
-    return objects.boxes[match.index[found]] if len(objects.boxes) else instead
+    return objects.boxes[match.object[found]] if len(objects.boxes) else instead

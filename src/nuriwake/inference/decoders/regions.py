@@ -103,7 +103,7 @@ def regions_of(output: RegionOutput, row: int, seen: Size, size: Size) -> Region
     labels = output.labels[chosen].cpu().numpy().astype(np.int32)
     scores = np.clip(_array(output.scores[chosen]), 0, 1)
     regions = Regions(boxes, labels, scores, _array(output.masks[chosen]))
-    return regions.take(((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1))
+    return regions.take(np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])))
 
 
 def check_classes(labels: np.ndarray, space: LabelSpace) -> None:

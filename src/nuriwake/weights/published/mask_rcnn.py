@@ -1,5 +1,6 @@
 """Published Mask R-CNNs over a pyramid: torchvision (version 1 and 2) and Detectron2."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +41,7 @@ _TORCHVISION: Rules = (
 COCO_NUMBERS = 91
 """COCO numbers its 80 classes from 1 to 90, with gaps, and torchvision's models have an output for every number."""
 
-_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_GAPS: tuple[int, ...] = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 _RESIZE = ResizeRule(shortest=800, longest=1333, rounding="down")
 
@@ -73,7 +74,7 @@ def _torchvision_key(key: str) -> str:
     return rewrite(key, _TORCHVISION)
 
 
-def _torchvision_arrange(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+def _torchvision_arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
     """The pyramid's convolutions bare where no batch norm follows them: torchvision wrapped them once more in 2022, after
     its files of version 1 were published."""
     if "backbone.fpn.inner_blocks.0.1.weight" in arrays:
