@@ -75,29 +75,33 @@ def _tables(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     classes = np.flatnonzero(objects[:, 0])
     first, order = _by_class(labels, objects.shape[0])
-    true, false, ranks = true[order], false[order], ranks[order]
     precision = np.full((classes.size, 4, 10), np.nan)
     recall = np.full((classes.size, 6, 10), np.nan)
     curve, reached = np.empty(max(1, objects[:, 0].max()), np.float64), np.zeros(3, np.int64)
+    right, wrong, places = np.empty((3, max(1, np.diff(first).max())), np.int64)
     for row in range(classes.size):
-        start, stop = first[classes[row]], first[classes[row] + 1]
-        differ = np.int64(0)
-        for d in range(start, stop):
-            differ |= (true[d] ^ true[d] << 1) | (false[d] ^ false[d] << 1)
+        mine = order[first[classes[row]] : first[classes[row] + 1]]
         for span in range(4):
             count = objects[classes[row], span]
             if count == 0:
                 continue
+            # Of an area range only some detections count, at any threshold: the others are looked at once.
+            kept, differ = 0, np.int64(0)
+            for d in mine:
+                hit, miss = true[d] >> (span * 10) & 1023, false[d] >> (span * 10) & 1023
+                if hit | miss:
+                    right[kept], wrong[kept], places[kept] = hit, miss, ranks[d]
+                    kept += 1
+                    differ |= (hit ^ hit << 1) | (miss ^ miss << 1)
+            columns = range(span + 2, span + 3) if span else range(3)
             for threshold in range(10):
-                bit = span * 10 + threshold
-                columns = range(span + 2, span + 3) if span else range(3)
                 # Nothing else than at the threshold before: usual for single images.
-                if threshold and not differ >> bit & 1:
+                if threshold and not differ >> threshold & 1:
                     precision[row, span, threshold] = precision[row, span, threshold - 1]
                     for column in columns:
                         recall[row, column, threshold] = recall[row, column, threshold - 1]
                     continue
-                found = _curve(true, false, ranks, start, stop, bit, limits, curve, reached)
+                found = _curve(right, wrong, places, kept, threshold, limits, curve, reached)
                 precision[row, span, threshold] = _area(curve, found, count, recalls)
                 for column in columns:
                     recall[row, column, threshold] = reached[min(column, 2)] / count
@@ -121,28 +125,27 @@ def _by_class(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]
 
 @njit(cache=True, nogil=True)
 def _curve(
-    true: np.ndarray,
-    false: np.ndarray,
-    ranks: np.ndarray,
-    start: int,
-    stop: int,
+    right: np.ndarray,
+    wrong: np.ndarray,
+    places: np.ndarray,
+    count: int,
     bit: int,
     limits: np.ndarray,
     curve: np.ndarray,
     reached: np.ndarray,
 ) -> int:
     """Write the precision at each true detection to `curve`, the number of true ones under each limit to `reached`."""
-    right, wrong = 0, 0
+    hits, misses = 0, 0
     reached[:] = 0
-    for d in range(start, stop):
-        if true[d] >> bit & 1:
-            right += 1
-            curve[right - 1] = right / (right + wrong)
+    for d in range(count):
+        if right[d] >> bit & 1:
+            hits += 1
+            curve[hits - 1] = hits / (hits + misses)
             for column in range(3):
-                reached[column] += ranks[d] < limits[column]
+                reached[column] += places[d] < limits[column]
         else:
-            wrong += false[d] >> bit & 1
-    return right
+            misses += wrong[d] >> bit & 1
+    return hits
 
 
 @njit(cache=True, nogil=True)

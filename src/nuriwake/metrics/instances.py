@@ -10,7 +10,7 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.metrics.average_precision import FIGURES, PrecisionTables, precision_tables
 from nuriwake.metrics.detections import Detections
 from nuriwake.metrics.mask_boundary import boundary_pairs
-from nuriwake.metrics.matching import LIMIT, THRESHOLDS, count_objects, match, outside, rank_detections
+from nuriwake.metrics.matching import THRESHOLDS, counted, match
 from nuriwake.metrics.metric import Counts, MetricReport, MetricSettings, Spacing, without_nan
 from nuriwake.metrics.overlap import Pairs, box_pairs, mask_pairs
 
@@ -61,23 +61,16 @@ class InstanceMetric:
         """
         _check(prediction, target, self.space)
         scores = np.ones(len(prediction), np.float32) if prediction.scores is None else prediction.scores
-        order = np.argsort(-scores, kind="stable")
-        chosen, ranks = rank_detections(order, prediction.labels, len(self.space), LIMIT)
-        ignored = outside(target.areas, target.crowd)
-        objects = count_objects(target.labels, ignored, len(self.space))
-        rows = {
-            "scores": scores[chosen],
-            "labels": prediction.labels[chosen],
-            "images": np.full(len(chosen), self._seen[0], np.int64),
-            "ranks": ranks,
-        }
+        part = counted(scores, prediction.labels, target.labels, target.areas, target.crowd, len(self.space))
+        images = np.full(len(part.chosen), self._seen[0], np.int64)
+        rows = {"scores": part.scores, "labels": part.labels, "images": images, "ranks": part.ranks}
         for kind in self.kinds:
-            pairs = KINDS[kind](prediction, target, chosen, float(THRESHOLDS[0]))
-            rows[f"{kind}_true"], rows[f"{kind}_false"] = match(pairs, ignored, target.crowd)
+            pairs = KINDS[kind](prediction, target, part.chosen, float(THRESHOLDS[0]))
+            rows[f"{kind}_true"], rows[f"{kind}_false"] = match(pairs, part.ignored, target.crowd)
         self._detections.add(rows)
-        self._objects += objects
-        self._seen += 1, len(order) - len(chosen)
-        return _headline({kind: _tables(rows, kind, objects) for kind in self.kinds})
+        self._objects += part.objects
+        self._seen += 1, len(scores) - len(part.chosen)
+        return _headline({kind: _tables(rows, kind, part.objects) for kind in self.kinds})
 
     def compute(self) -> dict[str, float]:
         """`<kind>_<figure>`: the twelve of each kind; nan where no object counts."""

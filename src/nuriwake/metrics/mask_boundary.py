@@ -9,7 +9,7 @@ from numba import njit
 
 from nuriwake.core.instances import Instances
 from nuriwake.metrics.boundary import boundary_distance
-from nuriwake.metrics.overlap import Pairs, intersection, mask_pairs, measure
+from nuriwake.metrics.overlap import Pairs, area, intersection, mask_pairs, measure
 
 
 def boundary_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
@@ -61,11 +61,11 @@ def _lowered(
     for d in range(areas.size):
         if first[d + 1] > first[d]:
             edge = inner_boundary(counts, offsets[chosen[d]], offsets[chosen[d] + 1], height, distance)
-            size = _area(edge)
+            size = area(edge, 0, edge.size)
             for pair in range(first[d], first[d + 1]):
                 g = truth[pair]
                 both = intersection(edge, 0, edge.size, edges[g], 0, edges[g].size)
-                union = size if crowd[g] else size + _area(edges[g]) - both
+                union = size if crowd[g] else size + area(edges[g], 0, edges[g].size) - both
                 value = min(iou[pair], both / union if both else 0.0)
                 if value >= lowest:
                     truth[kept], iou[kept] = g, value
@@ -155,11 +155,3 @@ def _runs(pixels: np.ndarray, height: int, left: int, top: int, rows: int, colum
             end = base + row
             run += 2
     return out
-
-
-@njit(cache=True, nogil=True)
-def _area(counts: np.ndarray) -> int:
-    total = np.int64(0)
-    for j in range(1, counts.size, 2):
-        total += np.int64(counts[j])
-    return total

@@ -7,6 +7,8 @@ the range) only when no other is left; a crowd region is never used up. What mat
 nothing and has an area outside the range, does not count either.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -25,17 +27,56 @@ _ALL = (1 << 40) - 1
 _REPEAT = 1 | 1 << 10 | 1 << 20 | 1 << 30
 
 
-@njit(cache=True, nogil=True)
-def rank_detections(order: np.ndarray, labels: np.ndarray, classes: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """The detections that count, and their place within their class.
+class Counted(NamedTuple):
+    """What of an image counts.
+
+    Attributes:
+        chosen: int64 (D,), the detections that count, by falling score.
+        scores, labels: theirs, float32 and int32 (D,).
+        ranks: uint8 (D,), their places by score within their class.
+        ignored: int64 (N,), the bits under which an object does not count.
+        objects: int64 (K, 4), objects that count per class and area range.
+    """
+
+    chosen: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    ranks: np.ndarray
+    ignored: np.ndarray
+    objects: np.ndarray
+
+
+def counted(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    target_labels: np.ndarray,
+    areas: np.ndarray,
+    crowd: np.ndarray,
+    classes: int,
+) -> Counted:
+    """The `LIMIT` detections of highest score of each class, and which objects count.
 
     Args:
-        order: int64 (N,), all detections by falling score.
-        labels: int32 (N,), 0..classes-1.
-
-    Returns:
-        chosen int64 (D,), in the order of `order`; ranks uint8 (D,), 0..limit-1.
+        scores: float32 (M,); equal ones keep their order.
+        labels: int32 (M,), 0..classes-1.
+        target_labels, areas, crowd: int32, float64, bool (N,) of the objects.
     """
+    order = np.argsort(-scores, kind="stable")
+    return Counted(*_counted(order, scores, labels, target_labels, areas, crowd, classes, AREAS, LIMIT))
+
+
+@njit(cache=True, nogil=True)
+def _counted(
+    order: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    target_labels: np.ndarray,
+    areas: np.ndarray,
+    crowd: np.ndarray,
+    classes: int,
+    ranges: np.ndarray,
+    limit: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     seen = np.zeros(classes, np.int64)
     chosen, ranks = np.empty(order.size, np.int64), np.empty(order.size, np.uint8)
     found = 0
@@ -45,7 +86,13 @@ def rank_detections(order: np.ndarray, labels: np.ndarray, classes: int, limit: 
             chosen[found], ranks[found] = index, seen[label]
             found += 1
         seen[label] += 1
-    return chosen[:found], ranks[:found]
+    chosen = chosen[:found]
+    ignored, objects = np.empty(areas.size, np.int64), np.zeros((classes, 4), np.int64)
+    for g in range(areas.size):
+        ignored[g] = _ALL if crowd[g] else _outside(areas[g], ranges)
+        for span in range(4):
+            objects[target_labels[g], span] += 1 - (ignored[g] >> (span * 10) & 1)
+    return chosen, scores[chosen], labels[chosen], ranks[:found], ignored, objects
 
 
 def match(pairs: Pairs, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,37 +100,15 @@ def match(pairs: Pairs, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndar
 
     Args:
         pairs: of an IoU of at least the lowest threshold.
-        ignored: int64 (N,), the bits under which an object does not count: `outside(areas)`, all for crowd regions.
+        ignored: int64 (N,), the bits under which an object does not count: as `Counted` has them.
         crowd: bool (N,).
     """
     return _match(*pairs, ignored, crowd, AREAS, THRESHOLDS)
 
 
-def outside(areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """int64 (N,): the bits of the ranges that do not hold `areas` float64 (N,); all bits for crowd regions, bool (N,)."""
-    return _outside(areas, crowd, AREAS)
-
-
 @njit(cache=True, nogil=True)
-def count_objects(labels: np.ndarray, ignored: np.ndarray, classes: int) -> np.ndarray:
-    """int64 (classes, 4): objects that count, per area range."""
-    out = np.zeros((classes, 4), np.int64)
-    for g in range(labels.size):
-        for span in range(4):
-            out[labels[g], span] += 1 - (ignored[g] >> (span * 10) & 1)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _outside(areas: np.ndarray, crowd: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    out = np.empty(areas.size, np.int64)
-    for g in range(areas.size):
-        out[g] = _ALL if crowd[g] else _outside_one(areas[g], ranges)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _outside_one(area: float, ranges: np.ndarray) -> int:
+def _outside(area: float, ranges: np.ndarray) -> int:
+    """The bits of the ranges that do not hold `area`."""
     bits = np.int64(0)
     for span in range(4):
         if area < ranges[span, 0] or area > ranges[span, 1]:
@@ -119,7 +144,7 @@ def _match(
                 open_bits &= ~bits
                 if counting:
                     true[d] |= bits
-        false[d] = open_bits & ~_outside_one(areas[d], ranges)
+        false[d] = open_bits & ~_outside(areas[d], ranges)
     return true, false
 
 
