@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -190,7 +189,7 @@ class Mask2Former(Model):
         features, levels = self.pixels([maps[index] for index in self.used])
         return self.decoder(features, levels)
 
-    def train(self, mode: bool = True) -> "Mask2Former":  # noqa: FBT001, FBT002  (PyTorch's signature)
+    def train(self, mode: bool = True) -> "Mask2Former":
         """As PyTorch's; frozen norms stay in eval mode."""
         super().train(mode)
         for part in self.frozen:

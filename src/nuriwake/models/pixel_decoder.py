@@ -98,7 +98,7 @@ class PixelDecoder(nn.Module):
             nn.init.xavier_uniform_(part[0].weight)  # pyright: ignore[reportIndexIssue, reportArgumentType]
             nn.init.zeros_(part[0].bias)  # pyright: ignore[reportIndexIssue, reportArgumentType]
         for part in (self.lateral[0], self.smooth[0], self.masks):
-            nn.init.kaiming_uniform_(part.weight, a=1)
+            nn.init.kaiming_uniform_(part.weight, a=1)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.masks.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
