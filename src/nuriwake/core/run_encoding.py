@@ -83,23 +83,26 @@ def _changed_pieces(words: np.ndarray) -> np.ndarray:
 @exact
 def _changed_bytes(words: np.ndarray, pieces: np.ndarray, first: np.ndarray) -> np.ndarray:
     """(x, y), int32, ordered by y, of bytes of which one is 0 and the one above is not, or the reverse; counts them in `first[x + 1]`."""
-    out, used, count = np.empty((2048, 2), np.int32), 0, words.shape[1]
-    for p in np.flatnonzero(pieces):
-        y, begin = p // pieces.shape[1], 32 * (p % pieces.shape[1])
-        if used + 256 > out.shape[0]:
-            out = _longer(out, used, 2 * used + 256)
-        for k in range(begin, min(begin + 32, count)):
-            a, b, x = words[y, k], words[y - 1, k], 8 * k
-            if a == b:
+    out, used, low = np.empty((2048, 2), np.int32), 0, np.uint64(255)
+    for y in range(1, words.shape[0]):
+        here, above, row = words[y], words[y - 1], pieces[y]
+        for c in range(row.size):
+            if row[c] == 0:
                 continue
-            if (a ^ b) & np.uint64(0xFFFFFFFF) == 0:
-                a, b, x = a >> np.uint64(32), b >> np.uint64(32), x + 4
-            while a != b:
-                if ((a & np.uint64(255)) != 0) != ((b & np.uint64(255)) != 0):
-                    out[used, 0], out[used, 1] = x, y
-                    first[x + 1] += 1
-                    used += 1
-                a, b, x = a >> np.uint64(8), b >> np.uint64(8), x + 1
+            if used + 256 > out.shape[0]:
+                out = _longer(out, used, 2 * used + 256)
+            for k in range(32 * c, min(32 * c + 32, here.size)):
+                a, b, x = here[k], above[k], 8 * k
+                if a == b:
+                    continue
+                if (a ^ b) & np.uint64(0xFFFFFFFF) == 0:
+                    a, b, x = a >> np.uint64(32), b >> np.uint64(32), x + 4
+                while a != b:
+                    if ((a & low) != 0) != ((b & low) != 0):
+                        out[used, 0], out[used, 1] = x, y
+                        first[x + 1] += 1
+                        used += 1
+                    a, b, x = a >> np.uint64(8), b >> np.uint64(8), x + 1
     return out[:used]
 
 

@@ -76,7 +76,7 @@ class RunMasks:
         size = (int(masks.shape[1]), int(masks.shape[2]))
         if len(masks) == 0 or 0 in size:
             return cls.empty(size)
-        out, offsets = np.empty(1024 + 64 * len(masks), np.uint32), np.zeros(len(masks) + 1, np.int64)
+        out, offsets = np.empty(1 << 16, np.uint32), np.zeros(len(masks) + 1, np.int64)
         for n, mask in enumerate(masks):
             words, used = _words(mask), int(offsets[n])
             end = dense_runs(words, size[1], out, used)
