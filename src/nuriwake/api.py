@@ -4,13 +4,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from nuriwake.core.errors import UserError
 from nuriwake.data.formats import open_data
 from nuriwake.data.images import read_image
+from nuriwake.data.writing import refuse_unwritable
+from nuriwake.data.written import WriteSettings
 from nuriwake.engine.config import RunConfig, override, read_overrides
 from nuriwake.engine.evaluate import Evaluation, EvaluationRequest
 from nuriwake.engine.evaluate import evaluate as evaluate_predictor
@@ -189,6 +191,46 @@ def evaluate(
         )
 
 
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: str,
+    format: str | None = None,  # noqa: A002 (the contract's word)
+    images: Literal["copy", "none"] = "copy",
+    polygons: bool = False,
+    tolerance: float = 0.0,
+    say: Callable[[str], None] = print,
+) -> tuple[str, ...]:
+    """Write a data set in another format, every split of it.
+
+    Args:
+        source: a folder whose format is recognised, or a YAML file that describes the data.
+        target: the folder to write; nothing in it is overwritten.
+        to: a format that is written (`nuriwake.data.writing.writable`).
+        format: of the source, where it is not to be recognised.
+        images, polygons, tolerance: see `nuriwake.data.written.WriteSettings`.
+        say: receives a line for what was recognised and for each split.
+
+    Returns:
+        What the format could not carry, or what was changed, as sentences.
+
+    Raises:
+        UserError: there is no such format, the source cannot be read, or a split is there already.
+    """
+    writer = refuse_unwritable(to)
+    data = open_data(source, format=format)
+    for note in data.notes:
+        say(note)
+    notes: list[str] = []
+    for split, records in data.splits.items():
+        settings = WriteSettings(split=split, images=images, polygons=polygons, tolerance=tolerance)
+        written = writer((data.read(record) for record in records), Path(target), data.space, settings)
+        say(f"{split}: {len(records)} images, {len(written.files)} files -> {target}")
+        notes += [note for note in written.notes if note not in notes]
+    return tuple(notes)
+
+
 def describe(path: str | Path) -> Bundle:
     """What a bundle or the bundle of a run says of itself: classes, preprocessing, scores, licence, configuration."""
     return describe_bundle(find_bundle(path))
@@ -219,7 +261,7 @@ def read_settings(path: str | Path) -> Mapping[str, Any]:
 
 __all__ = [
     "DEFAULT_MODEL", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
-    "configure", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint",
+    "configure", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint",
     "read_overrides", "read_settings", "train", "train_config",
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ VERBS = {
     "train": "Train a model on a folder of images and masks.",
     "evaluate": "Score a run or bundle on a split of a data set.",
     "predict": "Predict images: label PNG, overlay, predictions.json.",
+    "convert": "Write a data set in another format.",
     "import": "Turn published weights of another library into a bundle.",
     "settings": "Say what a bundle is and how it answers, and change how.",
     "plot": "Draw a run's history, classes, confusion matrix and report.",

@@ -14,23 +14,28 @@ def predict(
     out: Path,
     settings: Path | None = None,
     overlay: bool = True,
+    to: str | None = None,
     device: str = "auto",
     fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
-    """Predict images: a label PNG and an overlay per image, and predictions.json.
+    """Predict images: a label PNG and an overlay per image, and predictions.json; of objects coco_results.json too.
 
     Args:
         run: a run folder or a bundle file.
         images: files, or folders that are searched for images with their subfolders.
         out: the folder for the results.
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
-        overlay: write the picture with the classes painted over it, too.
+        overlay: write the picture with the prediction painted over it, too.
+        to: a data format (nuriwake convert --help) in which the predictions are written as well, such as coco or labelme, so
+            that an annotation tool opens them as a first draft.
         device: auto, cpu, cuda or cuda:N.
         fields: of the settings.
     """
     from nuriwake.api import load
-    from nuriwake.cli.prediction import find_images, predict_files
+    from nuriwake.cli.prediction import Wanted, find_images, predict_files
 
     predictor = load(run, device=device, settings=settings_changes(settings, fields))
-    count = predict_files(predictor, find_images(images), out=out, overlay=overlay, source=run)
+    count, notes = predict_files(predictor, find_images(images), Wanted(out, overlay, to, run))
+    for note in notes:
+        print(note)
     print(f"{count} {'image' if count == 1 else 'images'} -> {out}")

@@ -1,20 +1,26 @@
 """From image files to files of predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from nuriwake.cli.answers import keep
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.sample import Sample
 from nuriwake.core.serial import to_plain
-from nuriwake.core.targets import SemanticMap, label_files
+from nuriwake.core.targets import Target, label_files
+from nuriwake.data.coco_write import coco_results, image_identifiers
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
+from nuriwake.data.writing import refuse_unwritable, write_data
+from nuriwake.data.written import WriteSettings
 from nuriwake.engine.progress import Bar
 from nuriwake.inference.predictor import Predictor
 
@@ -38,25 +44,81 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def predict_files(predictor: Predictor, images: Mapping[str, Path], *, out: Path, overlay: bool, source: Path) -> int:
-    """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into `out`.
+@dataclass(frozen=True)
+class Wanted:
+    """What `predict_files` writes.
+
+    Attributes:
+        out: the folder.
+        overlay: a picture with the prediction over the image, too.
+        to: a format in `FORMATS` in which the predictions are written as well, for other programs; None for none.
+        source: of the model, named in predictions.json.
+    """
+
+    out: Path
+    overlay: bool
+    to: str | None
+    source: Path
+
+
+def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Wanted) -> tuple[int, tuple[str, ...]]:
+    """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into the folder, for objects
+    `coco_results.json` too, and in `to/` what another format holds of them.
+
+    Returns:
+        The number of images, and what the other format could not carry.
 
     Raises:
-        UserError: a result would overwrite an image (nothing is predicted then), or an image cannot be read or does not
-            suit the model; what was predicted before it stays, and predictions.json lists it.
+        UserError: a result would overwrite an image, or the format is not written (nothing is predicted then); an image
+            cannot be read or does not suit the model: what was predicted before it stays, and predictions.json lists it.
     """
-    _refuse_overwriting(images, out, predictor.space)
+    _refuse_overwriting(images, wanted.out, predictor.space)
+    if wanted.to is not None:
+        refuse_unwritable(wanted.to)
     entries: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    notes: tuple[str, ...] = ()
+    samples = _predicted(predictor, images, wanted, entries=entries, results=results)
     try:
-        with Bar(shown=True) as bar:
-            for number, (name, file) in enumerate(images.items()):
-                bar.show(number / len(images), file.name, doing="predict")
-                entries.append(_predict_file(predictor, file, out / name, overlay=overlay, out=out))
+        if wanted.to is None:
+            for _ in samples:
+                pass
+        else:
+            settings = WriteSettings(split="predicted")
+            notes = write_data(
+                samples, wanted.out / wanted.to, format=wanted.to, space=predictor.space, settings=settings
+            ).notes
     finally:
         if entries:
-            about = {"model": str(source), "classes": to_plain(predictor.space), "images": entries}
-            write_json(out / "predictions.json", about)
-    return len(entries)
+            about = {"model": str(wanted.source), "classes": to_plain(predictor.space), "images": entries}
+            write_json(wanted.out / "predictions.json", about)
+        if predictor.task == "instance" and entries:
+            write_json(wanted.out / "coco_results.json", results)
+    return len(entries), notes
+
+
+def _predicted(
+    predictor: Predictor,
+    images: Mapping[str, Path],
+    wanted: Wanted,
+    *,
+    entries: list[dict[str, Any]],
+    results: list[dict[str, Any]],
+) -> Iterator[Sample]:
+    """Image by image, written and listed in `entries` and `results` before it is handed on."""
+    categories = {name: label + 1 for label, name in enumerate(predictor.space.names)}
+    numbers = image_identifiers(list(images))
+    with Bar(shown=True) as bar:
+        for index, (name, file) in enumerate(images.items()):
+            bar.show(index / len(images), file.name, doing="predict")
+            image = predictor.preprocessing.checked(read_image(file), str(file))  # so that a refusal names the file
+            prediction = predictor(image)
+            entry = _write_one(prediction, image, file, wanted.out / name, wanted)
+            if isinstance(prediction, Instances):
+                entry = {"image_id": numbers[index], **entry}
+                results += coco_results([(numbers[index], prediction)], categories)
+            entries.append(entry)
+            yield Sample(image, prediction, name=name, source=file)
 
 
 def _refuse_overwriting(images: Mapping[str, Path], out: Path, space: LabelSpace) -> None:
@@ -81,34 +143,16 @@ def _listed(path: Path) -> list[tuple[Path, str]]:
     return [(file, file.relative_to(path).with_suffix("").as_posix()) for file in files]
 
 
-def _predict_file(predictor: Predictor, file: Path, target: Path, *, overlay: bool, out: Path) -> dict[str, Any]:
-    image = predictor.preprocessing.checked(read_image(file), str(file))  # so that a refusal names the file
-    prediction = predictor(image)
-    files = prediction.save(target.with_name(f"{target.name}.png"))
+def _write_one(prediction: Target, image: np.ndarray, file: Path, target: Path, wanted: Wanted) -> dict[str, Any]:
+    files, details = keep(prediction, target.with_name(f"{target.name}.png"))
     entry: dict[str, Any] = {
         "image": str(file),
         "size": list(prediction.size),
-        "labels": [path.relative_to(out).as_posix() for path in files],
+        "labels": [path.relative_to(wanted.out).as_posix() for path in files],
     }
-    if overlay:
+    if wanted.overlay:
         picture = target.with_name(f"{target.name}.overlay.jpg")
         with atomic_path(picture) as temporary:
             Image.fromarray(prediction.overlay(image)).save(temporary, format="JPEG", quality=92)
-        entry["overlay"] = picture.relative_to(out).as_posix()
-    return {**entry, "classes": _class_shares(prediction)}
-
-
-def _class_shares(prediction: SemanticMap) -> dict[str, dict[str, Any]]:
-    """Class name -> pixels, regions (8-connected) and mean score, for the classes that occur."""
-    out: dict[str, dict[str, Any]] = {}
-    space = prediction.space
-    for label, name in enumerate(space.names):
-        where = prediction.labels == label if space.exclusive else prediction.labels[..., label] == 1
-        if not where.any():
-            continue
-        scores = prediction.scores
-        chosen = None if scores is None else scores if space.exclusive else scores[..., label]
-        regions = cv2.connectedComponents(where.astype(np.uint8), connectivity=8)[0] - 1
-        mean = None if chosen is None else round(float(chosen[where].mean()), 4)
-        out[name] = {"pixels": int(where.sum()), "regions": regions, "mean_score": mean}
-    return out
+        entry["overlay"] = picture.relative_to(wanted.out).as_posix()
+    return {**entry, **details}

@@ -34,11 +34,16 @@ def write_data(
         UserError: a format that is only read, a split that is there already, a sample without a target, or one that
             cannot be seen that way.
     """
+    return refuse_unwritable(format)(samples, Path(folder), space, settings or WriteSettings())
+
+
+def refuse_unwritable(format: str) -> Writer:  # noqa: A002
+    """The writer of the format called so. Raises UserError when there is no such format, or it is only read."""
     entry: Format = lookup(format, FORMATS, "format")
     if entry.write is None:
         known = ", ".join(sorted(writable()))
         raise UserError(f"The format '{format}' is only read; formats that are written: {known}.")
-    return entry.write(samples, Path(folder), space, settings or WriteSettings())
+    return entry.write
 
 
 def writable() -> dict[str, Writer]:

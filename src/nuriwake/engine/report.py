@@ -11,7 +11,6 @@ import torch
 
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import from_plain, to_plain
-from nuriwake.core.targets import SemanticMap
 from nuriwake.data.dataset import DataSet
 from nuriwake.engine.run import Run
 from nuriwake.inference.predictor import Predictor
@@ -27,10 +26,14 @@ EXAMPLES = 6
 OTHERS = 5
 """Headline scores shown beside the main one; evaluation.json has all."""
 
-FOREGROUND = ("dice", "iou", "precision", "recall", "image_dice")
+FOREGROUND = ("dice", "iou", "precision", "recall", "image_dice", "mask_ap50", "box_ap", "box_ap50", "sq", "rq")
 """Shown first where there is such a thing."""
 
-CLASS_SCORES = ("iou", "dice", "precision", "recall")
+CLASS_SHARES = ("iou", "dice", "precision", "recall", "mask_ap", "mask_ap50", "box_ap", "pq", "sq", "rq")
+"""Of the scores of each class, those that are drawn, where there are such."""
+
+CLASS_COUNTS = ("objects", "mask_matched", "mask_false", "segments_matched", "segments_false", "segments_missed")
+"""Of the counts behind them, those that stand in the table."""
 
 
 def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
@@ -68,8 +71,8 @@ def write_run_plots(run: Run) -> list[Path]:
         for name, figure in history_figures(run.history, best_step=evaluation.get("step")).items()
     }
     if evaluation:
-        figures["classes"] = class_figure(space.names, _class_scores(evaluation, space))
-        if space.exclusive:
+        figures["classes"] = class_figure(space.names, _class_scores(evaluation, space, CLASS_SHARES))
+        if space.exclusive and evaluation.get("confusion"):
             figures["confusion"] = confusion_figure(np.array(evaluation["confusion"]), space.names)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
@@ -104,9 +107,12 @@ def _headlines(evaluation: dict[str, Any]) -> tuple[Headline, ...]:
     )
 
 
-def _class_scores(evaluation: dict[str, Any], space: LabelSpace) -> dict[str, Sequence[float | None]]:
+def _class_scores(
+    evaluation: dict[str, Any], space: LabelSpace, wanted: Sequence[str] = (*CLASS_SHARES, *CLASS_COUNTS)
+) -> dict[str, Sequence[float | None]]:
     rows: dict[str, dict[str, float | None]] = evaluation.get("per_class", {})
-    return {score: [rows.get(name, {}).get(score) for name in space.names] for score in CLASS_SCORES} if rows else {}
+    present = {name for row in rows.values() for name in row}
+    return {name: [rows.get(of, {}).get(name) for of in space.names] for name in wanted if name in present}
 
 
 def _examples(
@@ -119,7 +125,7 @@ def _examples(
         if name in records:
             sample = data.read(records[name])
             prediction = predictor(sample.image)
-            if isinstance(sample.target, SemanticMap):
+            if sample.target is not None:
                 found.append(Example(name, sample.image, sample.target, prediction, scores.get(name)))
     return tuple(found)
 

@@ -18,6 +18,12 @@ RECIPES: dict[str, str] = {
     "segformer": "nuriwake.recipes.semantic:segformer",
     "hrnet": "nuriwake.recipes.semantic:hrnet",
     "pyramid": "nuriwake.recipes.semantic:pyramid",
+    "mask_rcnn": "nuriwake.recipes.objects:regions",
+    "panoptic_fpn": "nuriwake.recipes.objects:regions",
+    "yolact": "nuriwake.recipes.objects:yolact",
+    "solov2": "nuriwake.recipes.objects:solov2",
+    "mask2former": "nuriwake.recipes.objects:mask2former",
+    "eomt": "nuriwake.recipes.objects:eomt",
 }
 
 

@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from nuriwake.core.geometry import resize_array
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import Colour
-from nuriwake.core.targets import SemanticMap, Size
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.targets import SemanticMap, Size, Target
 from nuriwake.viz.difference import difference_kinds, difference_picture, kind_entries, picture_scores
 from nuriwake.viz.display import display_image
 from nuriwake.viz.fonts import draw_text, line_height, shorten
 from nuriwake.viz.legend import INK, PAPER, Entry, legend_strip
+from nuriwake.viz.matches import masks_of, match_entries, match_line, match_objects, match_picture
+from nuriwake.viz.objects import draw_objects
 from nuriwake.viz.overlay import background_label, class_entries, overlay
 
 MUTED: Colour = (95, 95, 95)
@@ -38,23 +43,42 @@ class Tiles:
 
 def make_tiles(
     image: np.ndarray,
-    truth: SemanticMap | None = None,
+    truth: Target | None = None,
     *,
-    prediction: SemanticMap | None = None,
+    prediction: Target | None = None,
     longest: int = 480,
     focus: int | None = None,
     opacity: float = 0.5,
 ) -> Tiles:
     """The pictures of one sample: the image, then what is given of truth and prediction, then their difference.
 
+    Of maps the difference is told pixel by pixel, of objects and segments one by one (`match_objects`).
+
     Args:
         image: (H, W, C) uint8, uint16 or float32.
+        truth, prediction: of one kind.
         longest: the longer side of the pictures in pixels. Figures are counted at full size before.
         focus: a label: the difference, its IoU and Dice are of this class alone.
 
     Raises:
         ValueError: sizes or numbers of classes differ.
     """
+    # Truth and prediction are of one kind.
+    if any(isinstance(target, Instances | Panoptic) for target in (truth, prediction)):
+        return _object_tiles(image, truth, prediction, longest=longest, opacity=opacity)
+    maps: Any = (truth, prediction)
+    return _map_tiles(image, *maps, longest=longest, focus=focus, opacity=opacity)
+
+
+def _map_tiles(
+    image: np.ndarray,
+    truth: SemanticMap | None,
+    prediction: SemanticMap | None,
+    *,
+    longest: int,
+    focus: int | None,
+    opacity: float,
+) -> Tiles:
     size = _fit(image.shape[:2], longest)
     shown = resize_array(display_image(image), size, "area" if size[0] < image.shape[0] else "nearest")
     pictures: dict[str, np.ndarray] = {"Image": shown}
@@ -77,9 +101,9 @@ def make_tiles(
 
 def panel(
     image: np.ndarray,
-    truth: SemanticMap | None = None,
+    truth: Target | None = None,
     *,
-    prediction: SemanticMap | None = None,
+    prediction: Target | None = None,
     caption: str = "",
     longest: int = 480,
     focus: int | None = None,
@@ -95,6 +119,24 @@ def panel(
     width = row.shape[1]
     lines = [text for text in (caption, tiles.figures) if text]
     return np.concatenate([row, *(_line(text, width) for text in lines), legend_strip(tiles.entries, width)])
+
+
+def _object_tiles(image: np.ndarray, truth: Any, prediction: Any, *, longest: int, opacity: float) -> Tiles:
+    size = _fit(image.shape[:2], longest)
+    shown = resize_array(display_image(image), size, "area" if size[0] < image.shape[0] else "nearest")
+    pictures: dict[str, np.ndarray] = {"Image": shown}
+    entries: dict[str, Entry] = {}
+    for title, target in (("Truth", truth), ("Prediction", prediction)):
+        if target is not None:
+            pictures[title] = draw_objects(shown, target, opacity=opacity)
+            present = np.unique(target.labels).tolist()
+            entries.update({(space := target.space).names[i]: Entry(space.names[i], space.colours[i]) for i in present})
+    if truth is None or prediction is None:
+        return Tiles(pictures, tuple(entries.values()), "")
+    matches = match_objects(truth, prediction)
+    small = (masks_of(target).resize(size) for target in (truth, prediction))
+    pictures["Difference"] = match_picture(shown, *small, matches)
+    return Tiles(pictures, (*entries.values(), *match_entries(matches)), match_line(matches))
 
 
 def grid(panels: Sequence[np.ndarray], *, columns: int = 1) -> np.ndarray:

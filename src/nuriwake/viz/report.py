@@ -11,7 +11,7 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import write_text
 from nuriwake.core.labels import LabelSpace
-from nuriwake.core.targets import SemanticMap
+from nuriwake.core.targets import Target
 from nuriwake.viz import html
 from nuriwake.viz.history import history_figures
 from nuriwake.viz.html import Html, element, text
@@ -42,12 +42,12 @@ class Headline:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One validation image with its truth and prediction; `score` is what the examples were ordered by."""
+    """One validation image with its truth and prediction, of one kind; `score` is what the examples were ordered by."""
 
     name: str
     image: np.ndarray
-    truth: SemanticMap
-    prediction: SemanticMap
+    truth: Target
+    prediction: Target
     score: float | None = None
 
 
@@ -172,7 +172,9 @@ def _class_table(data: ReportData) -> Html:
 
 
 def _score(value: float | None) -> Html:
-    return text("absent" if value is None or np.isnan(value) else f"{value:.3f}")
+    if value is None or np.isnan(value):
+        return text("absent")
+    return text(f"{value:,.0f}" if value > 1 else f"{value:.3f}")  # counts stand beside shares
 
 
 def _class_plot(data: ReportData) -> Html:
