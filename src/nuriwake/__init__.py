@@ -4,19 +4,31 @@ import nuriwake as nw
 
 run = nw.train("photos", model="unet_mobilenet_v2", out="runs/a")
 predictor = nw.load("runs/a")
-result = predictor(image)  # SemanticMap
+result = predictor(image)  # SemanticMap, Instances or Panoptic
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 
 if TYPE_CHECKING:
-    from nuriwake.api import describe, evaluate, keep_settings, load, open_data, open_run, read_checkpoint, train
+    from nuriwake.api import (
+        convert,
+        describe,
+        evaluate,
+        keep_settings,
+        load,
+        open_data,
+        open_run,
+        read_checkpoint,
+        train,
+    )
     from nuriwake.inference.predictor import Predictor
     from nuriwake.inference.settings import PredictSettings
 
@@ -27,6 +39,7 @@ _LATE = {
     "train": "nuriwake.api",
     "load": "nuriwake.api",
     "evaluate": "nuriwake.api",
+    "convert": "nuriwake.api",
     "describe": "nuriwake.api",
     "keep_settings": "nuriwake.api",
     "open_data": "nuriwake.api",
@@ -37,8 +50,8 @@ _LATE = {
 }
 
 __all__ = [
-    "IGNORE", "LabelSpace", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap", "UserError",
-    "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "train",
+    "IGNORE", "Instances", "LabelSpace", "Panoptic", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap",
+    "UserError", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "train",
 ]  # fmt: skip
 
 

@@ -119,6 +119,7 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
             raise Interrupted(_saved_words(job), int(number))
         if ended:
             break
+        job.model.set_progress(progress)
         failure = take_step(job, batches, watch, _rate(job, progress))
         if failure is None:
             position.step += 1
