@@ -10,11 +10,11 @@ from torch.nn import functional
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE
 from nuriwake.losses.matching import match, segments_of
-from nuriwake.losses.queries import PointSettings, QueryCriterion
+from nuriwake.losses.queries import QueryCriterion, QueryLoss
 from nuriwake.models.outputs import QueryOutput
 from nuriwake.models.truth import ObjectTruth, PanopticTruth, object_masks
 
-POINTS = PointSettings(40, 3.0, 0.75)
+POINTS = QueryLoss(points=40)
 SIZE = (24, 32)
 
 
@@ -57,7 +57,7 @@ def twin(output, truth, no_object=0.1):
     class_logits, mask_logits = output.class_logits, output.mask_logits
     pairs = []
     for image, item in enumerate(truth):
-        points = torch.rand(1, POINTS.count, 2)
+        points = torch.rand(1, POINTS.points, 2)
         masks = object_masks(item)
         queries = range(class_logits.shape[1])
         cost = np.zeros((len(queries), len(masks)))
@@ -87,9 +87,9 @@ def twin(output, truth, no_object=0.1):
 
 
 def twin_masks(mask_logits, truth, pairs):
-    certain = int(POINTS.importance * POINTS.count)
-    many = torch.rand(len(pairs), int(POINTS.oversample * POINTS.count), 2)
-    other = torch.rand(len(pairs), POINTS.count - certain, 2)
+    certain = int(POINTS.importance * POINTS.points)
+    many = torch.rand(len(pairs), int(POINTS.oversample * POINTS.points), 2)
+    other = torch.rand(len(pairs), POINTS.points - certain, 2)
     mask = dice = torch.zeros(())
     for n, (image, query, row) in enumerate(pairs):
         logits = mask_logits[image, query][None]
@@ -114,7 +114,7 @@ TRUTH = (objects(some_masks(3), [2, 0, 2]), objects(some_masks(1, seed=4), [1]))
 def test_the_terms_are_those_of_the_twin():
     output = some_output()
     torch.manual_seed(7)
-    found = QueryCriterion(points=POINTS)(output, TRUTH)
+    found = QueryCriterion(POINTS)(output, TRUTH)
     torch.manual_seed(7)
     close(found, twin(output, TRUTH))
 
@@ -124,13 +124,13 @@ def test_the_terms_are_those_of_transformers():
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
     config = transformers.Mask2FormerConfig(
-        num_labels=3, train_num_points=POINTS.count, oversample_ratio=3.0, importance_sample_ratio=0.75,
+        num_labels=3, train_num_points=POINTS.points, oversample_ratio=3.0, importance_sample_ratio=0.75,
         no_object_weight=0.1, class_weight=2.0, mask_weight=5.0, dice_weight=5.0,
     )  # fmt: skip
     theirs = Mask2FormerLoss(config, {})
     output = some_output()
     torch.manual_seed(7)
-    found = QueryCriterion(points=POINTS)(output, TRUTH)
+    found = QueryCriterion(POINTS)(output, TRUTH)
     torch.manual_seed(7)
     masks, labels = [object_masks(item).float() for item in TRUTH], [item.labels for item in TRUTH]
     expected = theirs(output.mask_logits, output.class_logits, masks, labels)
@@ -147,7 +147,7 @@ def test_the_terms_are_those_of_transformers():
 def test_earlier_answers_count_as_often_as_asked():
     output = some_output(layers=2)
     torch.manual_seed(3)
-    found = QueryCriterion(points=POINTS, auxiliary_weight=0.5)(output, TRUTH)
+    found = QueryCriterion(QueryLoss(points=40, auxiliary_weight=0.5))(output, TRUTH)
     torch.manual_seed(3)
     last = twin(QueryOutput(*output[:2]), TRUTH)
     earlier = [twin(QueryOutput(*answer), TRUTH) for answer in output.auxiliary]
@@ -158,18 +158,18 @@ def test_weights_by_name():
     output = some_output()
     torch.manual_seed(3)
     # All weights halved: the same matching, half the loss.
-    half = QueryCriterion({"class": 1.0, "mask": 2.5, "dice": 2.5}, points=POINTS)(output, TRUTH)
+    half = QueryCriterion(QueryLoss({"class": 1.0, "mask": 2.5, "dice": 2.5}, points=40))(output, TRUTH)
     torch.manual_seed(3)
-    whole = QueryCriterion(points=POINTS)(output, TRUTH)
+    whole = QueryCriterion(POINTS)(output, TRUTH)
     close(half, {name: term / 2 for name, term in whole.items()})
     with pytest.raises(UserError, match=r"no term 'masks'.*mask"):
-        QueryCriterion({"masks": 1.0})
+        QueryLoss({"masks": 1.0})
     with pytest.raises(UserError, match="found -1"):
-        QueryCriterion({"mask": -1})
+        QueryLoss({"mask": -1})
     with pytest.raises(UserError, match="no_object_weight"):
-        QueryCriterion(no_object_weight=0)
+        QueryLoss(no_object_weight=0)
     with pytest.raises(UserError, match="The points"):
-        QueryCriterion(points=PointSettings(0))
+        QueryLoss(points=0)
 
 
 def test_class_weights():
@@ -177,7 +177,7 @@ def test_class_weights():
     truth = (objects(some_masks(0), []),)
     weights = torch.tensor([1.0, 2.0, 3.0])
     torch.manual_seed(3)
-    found = QueryCriterion(points=POINTS, class_weights=weights)(output, truth)
+    found = QueryCriterion(POINTS, class_weights=weights)(output, truth)
     # Without a segment only "nothing" is wanted, whatever the weights of the classes.
     expected = 2 * functional.cross_entropy(output.class_logits[0], torch.full((4,), 3))
     torch.testing.assert_close(found["class"], expected)
@@ -187,7 +187,7 @@ def test_class_weights():
     labels = torch.full((4,), 3)
     labels[pairs[0][0]] = 1
     torch.manual_seed(3)
-    found = QueryCriterion(points=POINTS, class_weights=weights)(output, TRUTH[1:])
+    found = QueryCriterion(POINTS, class_weights=weights)(output, TRUTH[1:])
     expected = 2 * functional.cross_entropy(output.class_logits[0], labels, torch.tensor([1.0, 2.0, 3.0, 0.1]))
     torch.testing.assert_close(found["class"], expected)
 
@@ -197,7 +197,7 @@ def test_gradients_are_finite_with_and_without_segments(some):
     output = some_output(layers=1)
     nothing = objects(some_masks(0), [])
     truth = (nothing, TRUTH[1] if some else nothing)
-    terms = QueryCriterion(points=POINTS)(output, truth)
+    terms = QueryCriterion(POINTS)(output, truth)
     sum(terms.values()).backward()
     for pair in (output[:2], *output.auxiliary):
         for logits in pair:
@@ -209,7 +209,7 @@ def test_gradients_are_finite_with_and_without_segments(some):
 
 def test_more_segments_than_queries():
     output = some_output(batch=1, queries=2)
-    terms = QueryCriterion(points=POINTS)(output, TRUTH[:1])
+    terms = QueryCriterion(POINTS)(output, TRUTH[:1])
     assert all(torch.isfinite(term) for term in terms.values())
     (queries, rows), *_ = match(*output[:2], segments_of(TRUTH[:1]), costs=(2, 5, 5), points=40)
     assert sorted(queries.tolist()) == [0, 1]
@@ -240,7 +240,7 @@ def test_the_three_kinds_of_truth_agree():
     found = []
     for truth in (labels, as_objects, PanopticTruth(as_objects, labels)):
         torch.manual_seed(9)
-        found.append(QueryCriterion(points=POINTS)(output, truth))
+        found.append(QueryCriterion(POINTS)(output, truth))
     close(found[1], found[0])
     close(found[2], found[0])
 
@@ -249,7 +249,7 @@ def ignored_gradient(truth):
     """Of the mask logits (6 x 8), summed over queries: where does the loss look?"""
     output = some_output(batch=1)
     torch.manual_seed(0)
-    terms = QueryCriterion(points=PointSettings(2000))(output, truth)
+    terms = QueryCriterion(QueryLoss(points=2000))(output, truth)
     (terms["mask"] + terms["dice"]).backward()
     return output.mask_logits.grad.abs().sum((0, 1))
 
@@ -275,7 +275,7 @@ def test_crowds_count_nowhere_and_are_not_wanted():
 
 def test_an_image_that_is_all_void_teaches_no_mask():
     output = some_output(batch=1)
-    terms = QueryCriterion(points=POINTS)(output, torch.full((1, *SIZE), IGNORE))
+    terms = QueryCriterion(POINTS)(output, torch.full((1, *SIZE), IGNORE))
     assert terms["mask"].item() == terms["dice"].item() == 0
     sum(terms.values()).backward()
     assert not output.mask_logits.grad.any()
@@ -286,7 +286,7 @@ def test_nothing_but_torchs_generator_is_drawn_from():
     for seed in (1, 2):
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(11)
-        found.append(QueryCriterion(points=POINTS)(output, TRUTH))
+        found.append(QueryCriterion(POINTS)(output, TRUTH))
     close(*found)
 
 
@@ -298,6 +298,6 @@ def test_half_precision_is_computed_in_single():
     for item in (half, single):
         torch.manual_seed(2)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found.append(QueryCriterion(points=POINTS)(item, TRUTH))
+            found.append(QueryCriterion(POINTS)(item, TRUTH))
     assert all(term.dtype == torch.float32 for term in found[0].values())
     close(*found)

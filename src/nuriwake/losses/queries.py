@@ -5,7 +5,7 @@ the points of the masks as PointRend chooses them (Kirillov 2020, arXiv:1912.081
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -22,18 +22,41 @@ WEIGHTS: Mapping[str, float] = MappingProxyType({"class": 2.0, "mask": 5.0, "dic
 
 
 @dataclass(frozen=True)
-class PointSettings:
-    """Where masks are compared.
+class QueryLoss:
+    """Settings of `QueryCriterion`; the defaults are the published ones.
 
-    Attributes:
-        count: points per mask.
-        oversample: so many times `count` are drawn at random, from which the least certain are taken.
-        importance: share of `count` that is taken so; the rest is drawn at random.
+    Args:
+        weights: of the terms "class", "mask" and "dice", in place of those in `WEIGHTS`; 0 takes a term out.
+        no_object_weight: what a query without a segment counts in the cross entropy of the classes.
+        auxiliary_weight: of every earlier answer.
+        points: places per mask at which masks are compared.
+        oversample: so many times `points` are drawn at random, from which the least certain are taken.
+        importance: share of `points` that is taken so; the rest is drawn at random.
+
+    Raises:
+        UserError: an unknown term (with the nearest), or a number out of range.
     """
 
-    count: int = 12544
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    no_object_weight: float = 0.1
+    auxiliary_weight: float = 1.0
+    points: int = 12544
     oversample: float = 3.0
     importance: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            if name not in WEIGHTS:
+                raise UserError(f"The loss of queries has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
+            if weight < 0:
+                raise UserError(f"The weight of the term '{name}' is 0 or more, found {weight}.")
+        if self.no_object_weight <= 0:
+            raise UserError(f"no_object_weight is above 0, found {self.no_object_weight}.")
+        if self.points < 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
+            raise UserError(
+                "The points of the masks' loss are at least 1, oversampled at least once, with an importance of 0 to 1; "
+                f"found {self.points}, {self.oversample} and {self.importance}."
+            )
 
 
 class QueryCriterion(nn.Module):
@@ -43,44 +66,16 @@ class QueryCriterion(nn.Module):
     losses. Random numbers come from PyTorch's global generator alone.
 
     Args:
-        weights: of the terms "class", "mask" and "dice", over the published ones; 0 takes a term out.
-        no_object_weight: what a query without a segment counts in the cross entropy of the classes.
-        class_weights: (classes,), of the classes in that cross entropy; None: 1 each.
-        auxiliary_weight: of every earlier answer.
-        points: see `PointSettings`.
-
-    Raises:
-        UserError: an unknown term (with the nearest), or a number out of range.
+        settings: None takes the published ones.
+        class_weights: (classes,), of the classes in their cross entropy; None: 1 each.
     """
 
     class_weights: Tensor | None
 
-    def __init__(
-        self,
-        weights: Mapping[str, float] = WEIGHTS,
-        *,
-        no_object_weight: float = 0.1,
-        class_weights: Tensor | None = None,
-        auxiliary_weight: float = 1.0,
-        points: PointSettings = PointSettings(),
-    ) -> None:
+    def __init__(self, settings: QueryLoss | None = None, *, class_weights: Tensor | None = None) -> None:
         super().__init__()
-        for name, weight in weights.items():
-            if name not in WEIGHTS:
-                raise UserError(f"The loss of queries has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
-            if weight < 0:
-                raise UserError(f"The weight of the term '{name}' is 0 or more, found {weight}.")
-        if no_object_weight <= 0:
-            raise UserError(f"no_object_weight is above 0, found {no_object_weight}.")
-        if points.count < 1 or points.oversample < 1 or not 0 <= points.importance <= 1:
-            raise UserError(
-                "The points of the masks' loss are at least 1, oversampled at least once, with an importance of 0 to 1; "
-                f"found {points.count}, {points.oversample} and {points.importance}."
-            )
-        self.weights = {**WEIGHTS, **weights}
-        self.no_object_weight = no_object_weight
-        self.auxiliary_weight = auxiliary_weight
-        self.points = points
+        self.settings = settings or QueryLoss()
+        self.weights = {**WEIGHTS, **self.settings.weights}
         # Not persistent: the weights belong to the configuration, and a model's checkpoint must not depend on its loss.
         self.register_buffer("class_weights", class_weights, persistent=False)
 
@@ -97,13 +92,13 @@ class QueryCriterion(nn.Module):
             if output.auxiliary:
                 earlier = [self._terms(classes.float(), masks.float(), segments) for classes, masks in output.auxiliary]
                 total = torch.stack([torch.stack(list(terms.values())).sum() for terms in earlier]).sum()
-                named["auxiliary"] = self.auxiliary_weight * total
+                named["auxiliary"] = self.settings.auxiliary_weight * total
         return named
 
     def _terms(self, class_logits: Tensor, mask_logits: Tensor, segments: list[Segments]) -> dict[str, Tensor]:
         weights = self.weights
         costs = (weights["class"], weights["mask"], weights["dice"])
-        pairs = match(class_logits, mask_logits, segments, costs=costs, points=self.points.count)
+        pairs = match(class_logits, mask_logits, segments, costs=costs, points=self.settings.points)
         mask, dice = self._masks(mask_logits, segments, pairs)
         return {
             "class": weights["class"] * self._classes(class_logits, segments, pairs),
@@ -120,7 +115,7 @@ class QueryCriterion(nn.Module):
         weight = logits.new_ones(nothing + 1)
         if self.class_weights is not None:
             weight[:nothing] = self.class_weights
-        weight[nothing] = self.no_object_weight
+        weight[nothing] = self.settings.no_object_weight
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)
 
     def _masks(
@@ -132,7 +127,7 @@ class QueryCriterion(nn.Module):
             return chosen.sum(), chosen.sum()
         rows = [rows for _, rows in pairs]
         with torch.no_grad():
-            places = choose_points(chosen, segments, rows, self.points)
+            places = choose_points(chosen, segments, rows, self.settings)
             truth, counts = read_segments(segments, rows, places)
         found = sample_logits(chosen, places)
         wanted = sum(len(item.wanted) for item in segments)
@@ -154,9 +149,9 @@ def dice(logits: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
     return (1 - (2 * (found * truth).sum(1) + 1) / (found.sum(1) + truth.sum(1) + 1)).sum()
 
 
-def choose_points(logits: Tensor, segments: list[Segments], rows: list[Tensor], settings: PointSettings) -> Tensor:
-    """Points (n, count, 2) for the masks `logits` (n, h, w): the least certain of many, and some at random."""
-    many, certain = int(settings.count * settings.oversample), int(settings.importance * settings.count)
+def choose_points(logits: Tensor, segments: list[Segments], rows: list[Tensor], settings: QueryLoss) -> Tensor:
+    """Places (n, points, 2) for the masks `logits` (n, h, w): the least certain of many, and some at random."""
+    many, certain = int(settings.points * settings.oversample), int(settings.importance * settings.points)
     places = torch.rand(len(logits), many, 2, device=logits.device)
     doubt = -sample_logits(logits, places).abs()
     if any(item.void is not None for item in segments):
@@ -164,7 +159,7 @@ def choose_points(logits: Tensor, segments: list[Segments], rows: list[Tensor], 
         doubt = doubt.masked_fill(~read_segments(segments, rows, places)[1], -torch.inf)
     best = doubt.topk(certain, dim=1).indices
     best_places = places.gather(1, best[:, :, None].expand(-1, -1, 2))
-    others = torch.rand(len(logits), settings.count - certain, 2, device=logits.device)
+    others = torch.rand(len(logits), settings.points - certain, 2, device=logits.device)
     return torch.cat([best_places, others], dim=1)
 
 
