@@ -4,6 +4,8 @@ The boundary of a mask is what an erosion by a square of 2d + 1 pixels takes awa
 Each mask is worked on inside its box only, and only where its mask IoU is high enough to matter.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -75,7 +77,7 @@ def _lowered(
 
 
 @njit(cache=True, nogil=True)
-def inner_boundary(counts: np.ndarray, start: int, stop: int, height: int, distance: int) -> np.ndarray:
+def inner_boundary(counts: np.ndarray, start: Any, stop: Any, height: int, distance: int) -> np.ndarray:
     """The boundary of one mask as runs of its own.
 
     Args:

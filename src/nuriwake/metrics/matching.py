@@ -7,7 +7,7 @@ the range) only when no other is left; a crowd region is never used up. What mat
 nothing and has an area outside the range, does not count either.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -107,7 +107,7 @@ def match(pairs: Pairs, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndar
 
 
 @njit(cache=True, nogil=True)
-def _outside(area: float, ranges: np.ndarray) -> int:
+def _outside(area: float, ranges: np.ndarray) -> Any:
     """The bits of the ranges that do not hold `area`."""
     bits = np.int64(0)
     for span in range(4):
@@ -149,7 +149,7 @@ def _match(
 
 
 @njit(cache=True, nogil=True)
-def _reached(iou: float, thresholds: np.ndarray) -> int:
+def _reached(iou: float, thresholds: np.ndarray) -> Any:
     """The bits of the thresholds that `iou` reaches."""
     count = np.int64(0)
     while count < thresholds.size and iou >= thresholds[count]:

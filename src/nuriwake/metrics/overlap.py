@@ -148,7 +148,7 @@ def _box_pairs(
 
 
 @njit(cache=True, nogil=True)
-def measure(counts: np.ndarray, start: int, stop: int, height: int, out: np.ndarray, at: int) -> None:
+def measure(counts: np.ndarray, start: Any, stop: Any, height: int, out: np.ndarray, at: int) -> None:
     """Write area, left, top, right, bottom of the mask `counts[start:stop]` to `out[at:at + 5]` (int64); zeros when empty."""
     area, position = np.int64(0), np.int64(0)
     left, right, top, bottom = np.int64(-1), np.int64(0), np.int64(height), np.int64(0)
@@ -180,8 +180,8 @@ def measure(counts: np.ndarray, start: int, stop: int, height: int, out: np.ndar
 
 @njit(cache=True, nogil=True)
 def intersection(
-    one: np.ndarray, one_start: int, one_stop: int, other: np.ndarray, other_start: int, other_stop: int
-) -> int:
+    one: np.ndarray, one_start: Any, one_stop: Any, other: np.ndarray, other_start: Any, other_stop: Any
+) -> Any:
     """Pixels in both of the masks `one[one_start:one_stop]` and `other[other_start:other_stop]`."""
     both = np.int64(0)
     if one_stop - one_start < 2 or other_stop - other_start < 2:
@@ -227,7 +227,7 @@ def intersection(
 
 
 @njit(cache=True, nogil=True)
-def area(counts: np.ndarray, start: int, stop: int) -> int:
+def area(counts: np.ndarray, start: Any, stop: Any) -> Any:
     """Pixels of the mask `counts[start:stop]`."""
     total, first = np.int64(0), np.uint64(start + 1)
     for j in range((stop - start) // 2):

@@ -44,8 +44,8 @@ class PanopticMetric:
             UserError: the maps differ in size, or have another number of classes than the metric.
         """
         _check(prediction, target, self.space)
-        maps = (np.ascontiguousarray(part.ids).reshape(-1) for part in (target, prediction))
-        overlaps = count_overlaps(*maps, target.segment_ids, prediction.segment_ids)
+        truth, found = (np.ascontiguousarray(part.ids).reshape(-1) for part in (target, prediction))
+        overlaps = count_overlaps(truth, found, target.segment_ids, prediction.segment_ids)
         counts, iou = match_segments(overlaps, target.labels, target.crowd, prediction.labels, len(self.space))
         self._counts += counts
         self._iou += iou
