@@ -9,7 +9,6 @@ import argparse
 import json
 import multiprocessing
 import pickle
-import resource
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -84,13 +83,19 @@ def open_all(path: Path) -> str:
     from nuriwake.data.formats import open_data
 
     data = open_data(path.parent.parent)
+    return f"reader sent to a worker: {len(pickle.dumps(data.reader)) / 2**20:.0f} MiB"
+
+
+def read_at_random(path: Path) -> str:
+    from nuriwake.data.formats import open_data
+
+    data = open_data(path.parent.parent)
     records = data.splits["train"]
-    packed = len(pickle.dumps(data.reader)) / 2**20
-    start, objects = time.perf_counter(), 0
+    data.read_target(records[0])
+    start, objects = time.process_time(), 0
     for record in records[:: max(1, len(records) // 2000)]:
         objects += len(data.read_target(record))
-    taken = time.perf_counter() - start
-    return f"reader sent to a worker: {packed:.0f} MiB; {objects / taken:,.0f} masks a second at random"
+    return f"{objects / (time.process_time() - start):,.0f} masks a second of processor, at random"
 
 
 def with_pycocotools(path: Path) -> str:
@@ -105,17 +110,25 @@ def with_json(path: Path) -> str:
     return ""
 
 
+def peak_memory() -> float:
+    """MiB at most held by this process, since it began (getrusage would count the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 2**10
+
+
 def measured(function: Callable[[Path], str], path: Path, pipe: Connection) -> None:
-    function_name = function.__name__
-    if function in (read_index, open_all):  # compiling the kernels happens once per machine, not once per file
+    if function in (
+        read_index,
+        open_all,
+        read_at_random,
+    ):  # compiling the kernels happens once per machine, not once per file
         import nuriwake.data.formats  # noqa: F401
         from nuriwake.data.coco_index import read_coco
 
         read_coco(path.parent / "warm.json")
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     note = function(path)
-    taken, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send((function_name, taken, (peak - before) / 2**10, peak / 2**10, note))
+    pipe.send((function.__name__, time.perf_counter() - start, time.process_time() - processor, peak_memory(), note))
 
 
 def main() -> None:
@@ -139,15 +152,18 @@ def main() -> None:
     for function in [
         read_index,
         open_all,
+        read_at_random,
         *([with_json, with_pycocotools] if arguments.peers else []),
     ] * arguments.repeats:
         receive, send = spawn.Pipe(duplex=False)
         process = spawn.Process(target=measured, args=(function, path, send))
         process.start()
         send.close()
-        name, taken, more, peak, note = receive.recv()
+        name, taken, processor, peak, note = receive.recv()
         process.join()
-        print(f"{name:18} {taken:7.2f} s   {more:7.0f} MiB more, peak {peak:6.0f} MiB   {note}", flush=True)
+        print(
+            f"{name:18} {taken:7.2f} s   ({processor:6.2f} s of processor)   peak {peak:6.0f} MiB   {note}", flush=True
+        )
 
 
 if __name__ == "__main__":

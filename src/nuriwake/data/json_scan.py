@@ -17,6 +17,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import did_you_mean
 from nuriwake.data.json_kernels import (
     EXACT,
+    INEXACT,
     MISSING,
     parse_integers,
     parse_number_rows,
@@ -146,7 +147,11 @@ class JsonTable:
         places = self.places(key)
         values, states = np.zeros(len(places), np.float64), np.zeros(len(places), np.uint8)
         parse_numbers(self.file.bytes, places, values, states)
-        for row in np.flatnonzero(states != EXACT).tolist():
+        data = self.file.data
+        for row in np.flatnonzero(states == INEXACT).tolist():  # sound, but of more digits than one rounding can do
+            start, end = places[row].tolist()
+            values[row] = float(data[start:end])
+        for row in np.flatnonzero(states > INEXACT).tolist():
             values[row] = self._otherwise(key, row, states, default, "a number")
         return values
 
