@@ -1,11 +1,12 @@
 """Published segmentation weights that can be fetched by name: where, how large, what they score, and under which licence."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nuriwake.core.download import fetch
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import did_you_mean
-from nuriwake.weights.download import cache_folder, fetch
 from nuriwake.weights.published.segformer import LICENCE as SEGFORMER_LICENCE
 
 
@@ -129,6 +130,13 @@ WEIGHTS: dict[str, Weights] = {
     },
 }
 """Name -> published weights. Hosts that are gone (mmsegmentation's) are not in it: give those files yourself."""
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept: NURIWAKE_CACHE, else the user's cache folder."""
+    given = os.environ.get("NURIWAKE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else base / "nuriwake" / "weights"
 
 
 def fetch_weights(name: str, *, accept_license: bool = False, folder: Path | None = None) -> Path:

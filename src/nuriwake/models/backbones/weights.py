@@ -1,24 +1,17 @@
 """Pretrained weights for a backbone: from a file, or fetched by name with a short patience."""
 
-import hashlib
 import re
-import shutil
-import threading
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
+from nuriwake.core import download
+from nuriwake.core.download import fetch, require_answer
 from nuriwake.core.errors import RunError, UserError
-from nuriwake.core.files import atomic_path
 from nuriwake.models.backbones.base import Backbone, Published
 from nuriwake.models.state import SUFFIXES, Misfit, compare_state, listed
-
-PATIENCE = 8.0
-"""Seconds until a server that does not answer counts as absent."""
 
 
 def weights_file(weights: str | Path, *, published: str | None, who: str) -> Path:
@@ -32,7 +25,7 @@ def weights_file(weights: str | Path, *, published: str | None, who: str) -> Pat
 
     Raises:
         UserError: no such file, or a name that means nothing.
-        RunError: the network or the server does not answer, within `PATIENCE` seconds; says how to give a file.
+        RunError: the network or the server does not answer, within `core.download.PATIENCE` seconds; says how to give a file.
     """
     text = str(weights)
     if Path(text).is_file():
@@ -113,28 +106,8 @@ def _refusal(misfit: Misfit, expected: int, *, file: Path, who: str) -> str:
 def _fetch_address(address: str, who: str) -> Path:
     """The file behind `address` in PyTorch's cache of checkpoints, verified where its name carries a checksum."""
     target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(address).path).name
-    if target.is_file():
-        return target
-    _greet(address, who)
-    try:
-        with atomic_path(target) as temporary:
-            with urllib.request.urlopen(address, timeout=PATIENCE) as answer, temporary.open("wb") as file:
-                shutil.copyfileobj(answer, file)
-            _verify(temporary, target.name, address)
-    except OSError as error:
-        raise RunError(_by_hand(address, who, error)) from error
-    return target
-
-
-def _verify(file: Path, name: str, address: str) -> None:
-    promised = re.search(r"-([a-f0-9]{8,})\.", name)
-    if promised:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if not found.startswith(promised[1]):
-            raise RunError(
-                f"What came from {address} has the checksum {found[:12]}, not {promised[1]}; try again later."
-            )
+    promised = re.search(r"-([a-f0-9]{8,})\.", target.name)
+    return fetch(address, target, sha256=promised[1] if promised else "", what=_WHAT.format(who), otherwise=_OTHERWISE)
 
 
 def _fetch_hub(name: str, who: str) -> Path:
@@ -147,52 +120,21 @@ def _fetch_hub(name: str, who: str) -> Path:
         if isinstance(cached, str):
             return Path(cached)
     address = f"https://huggingface.co/{name}"
-    _greet(address, who)
     problem: Exception | None = None
-    for file in files:
-        try:
-            return Path(hf_hub_download(name, file, etag_timeout=PATIENCE))
-        except Exception as error:  # whatever the client raises (absent file, gated, offline), the advice is the same
-            problem = error
-    raise RunError(_by_hand(address, who, problem))
+    try:
+        require_answer(address)
+    except OSError as error:
+        problem = error
+    else:
+        for file in files:
+            try:
+                return Path(hf_hub_download(name, file, etag_timeout=download.PATIENCE))
+            except (
+                Exception
+            ) as error:  # whatever the client raises (absent file, gated, offline), the advice is the same
+                problem = error
+    raise RunError(f"{_WHAT.format(who)} could not be fetched from {address} ({problem}); {_OTHERWISE}.")
 
 
-def _greet(address: str, who: str) -> None:
-    """Ask the server of `address` for its headers, so that an absent network shows within `PATIENCE` seconds.
-
-    Raises:
-        RunError: no answer; says how to give a file.
-    """
-    request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "nuriwake"})
-
-    def ask() -> None:
-        urllib.request.urlopen(request, timeout=PATIENCE).close()
-
-    problem = _within(PATIENCE, ask)
-    if problem is not None:
-        raise RunError(_by_hand(address, who, problem))
-
-
-def _within(seconds: float, action: Callable[[], None]) -> Exception | None:
-    """Run `action` in a thread: name look-up has no time-out of its own. What it raised, or TimeoutError."""
-    result: list[Exception | None] = []
-
-    def run() -> None:
-        try:
-            action()
-        except Exception as error:
-            result.append(error)
-        else:
-            result.append(None)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return result[0] if result else TimeoutError(f"no answer in {seconds:g} seconds")
-
-
-def _by_hand(address: str, who: str, problem: Exception | None) -> str:
-    return (
-        f"The weights of '{who}' could not be fetched from {address} ({problem}); fetch the file on a machine with a "
-        f"network and give its path as the backbone weights, or train without."
-    )
+_WHAT = "The weights of '{}'"
+_OTHERWISE = "fetch the file on a machine with a network and give its path as the backbone weights, or train without"

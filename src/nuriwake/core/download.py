@@ -1,0 +1,164 @@
+"""One file from an address: resumable, verified, atomic, cached, and quick to give up when there is no network."""
+
+import hashlib
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import TypeVar
+
+from nuriwake.core.errors import RunError
+
+PATIENCE = 8.0
+"""Seconds without an answer, or without a further byte, until the network counts as absent."""
+
+_BLOCK = 1 << 20
+_Answer = TypeVar("_Answer")
+
+
+def fetch(
+    address: str,
+    target: Path,
+    *,
+    sha256: str = "",
+    what: str = "",
+    otherwise: str = "give the file itself instead of the name",
+) -> Path:
+    """`target`, fetched from `address` when it is not there yet.
+
+    What has come so far lies beside it as `NAME.part` and is gone on with after an interruption, where the server can
+    and its file is still the same; `target` appears only whole and verified.
+
+    Args:
+        sha256: the promised checksum or its beginning, in hexadecimal; empty when none is published.
+        what: the subject of the message when it fails; empty for the address.
+        otherwise: what else the user can do, for that message.
+
+    Raises:
+        RunError: no answer, an interruption, or another checksum; says how to give a file by hand.
+    """
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target.parent):
+        problem = "" if target.is_file() else _fetched(address, target, sha256)
+    if problem:
+        subject = f"{what} could not be fetched from {address}" if what else f"{address} could not be fetched"
+        raise RunError(f"{subject} ({problem}); on a machine with a network save it as '{target}', or {otherwise}.")
+    return target
+
+
+def require_answer(address: str) -> None:
+    """Ask the server of `address` for its headers, so that an absent network shows within `PATIENCE` seconds.
+
+    Raises:
+        OSError: no answer, or a refusal.
+    """
+    _open(urllib.request.Request(address, method="HEAD", headers=_AGENT)).close()
+
+
+_AGENT = {"User-Agent": "nuriwake"}
+
+
+def _open(request: urllib.request.Request) -> HTTPResponse:
+    return _within(PATIENCE, lambda: urllib.request.urlopen(request, timeout=PATIENCE))
+
+
+def _within(seconds: float, action: Callable[[], _Answer]) -> _Answer:
+    """What `action` answers, or raises, in a thread: name look-up has no time-out of its own.
+
+    Raises:
+        TimeoutError: it is not done in time.
+    """
+    answers: list[_Answer] = []
+    problems: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(action())
+        except Exception as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if answers:
+        return answers[0]
+    raise problems[0] if problems else TimeoutError(f"no answer in {seconds:g} seconds")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: those of a team want the same file, and would write into each other's half."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where a team of processes is not either
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _fetched(address: str, target: Path, sha256: str) -> str:
+    """Fetch `target`; what went wrong, empty when nothing did."""
+    part, mark = (target.with_name(f"{target.name}.{end}") for end in ("part", "etag"))
+    try:
+        _continue(address, part, mark)
+    except (OSError, HTTPException) as error:
+        return str(error) or type(error).__name__
+    mark.unlink(missing_ok=True)
+    problem = _wrong(part, sha256)
+    if not problem:
+        part.replace(target)
+    return problem
+
+
+def _continue(address: str, part: Path, mark: Path) -> None:
+    """Fetch what `part` lacks. `mark` keeps the server's tag of the file, so that halves of two versions never meet."""
+    start = part.stat().st_size if part.is_file() and mark.is_file() else 0
+    headers = {**_AGENT, "Accept-Encoding": "identity"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": mark.read_text()}
+    try:
+        answer = _open(urllib.request.Request(address, headers=headers))
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:
+            raise
+        part.unlink()  # the server's file ends before ours: begin anew
+        _continue(address, part, mark)
+        return
+    with answer:
+        going_on = answer.status == 206
+        tag = answer.headers.get("ETag", "")
+        if not going_on:
+            start = 0
+            mark.write_text(tag) if tag and not tag.startswith("W/") else mark.unlink(missing_ok=True)
+        length = answer.headers.get("Content-Length")
+        with part.open("ab" if going_on else "wb") as file:
+            while block := answer.read(_BLOCK):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    found = part.stat().st_size
+    if length is not None and found != start + int(length):
+        raise OSError(f"it broke off after {found} of {start + int(length)} bytes; the same command goes on from there")
+
+
+def _wrong(part: Path, sha256: str) -> str:
+    """What is wrong with a fetched file, which is then thrown away; empty when it is the promised one."""
+    if not sha256:
+        return ""
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found.startswith(sha256):
+        return ""
+    part.unlink()
+    return f"what came has the sha256 {found[:16]}..., promised is {sha256[:16]}; thrown away"

@@ -1,0 +1,98 @@
+"""Fetching a file from a local server: resumed, verified, atomic, cached; refusals in one sentence."""
+
+import hashlib
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from nuriwake.core import download
+from nuriwake.core.download import fetch
+from nuriwake.core.errors import RunError
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `CONTENT`; `server.breaks` is after how many bytes it hangs up, `server.asked` the ranges asked for."""
+
+    def do_GET(self):
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.server.asked.append((self.path, start))
+        if self.path.endswith("missing"):
+            self.send_error(404)
+            return
+        if start and self.headers.get("If-Range") != self.server.tag:
+            start = 0
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", self.server.tag)
+        body = self.server.content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.breaks])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.breaks, server.tag, server.content = [], None, '"one"', CONTENT
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
+    target, server.breaks = tmp_path / "a" / "file.pth", 100_000
+    with pytest.raises(RunError, match=r"broke off after 100000 of 300000 bytes.*save it as"):
+        fetch(f"{server.address}/file.pth", target, sha256=SHA)
+    assert not target.exists()
+    server.breaks = None
+    assert fetch(f"{server.address}/file.pth", target, sha256=SHA).read_bytes() == CONTENT
+    assert [start for _, start in server.asked] == [0, 100_000]
+    fetch(f"{server.address}/file.pth", target, sha256=SHA)
+    assert len(server.asked) == 2
+    assert [path.name for path in target.parent.iterdir()] == ["file.pth"]
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
+    target, server.breaks = tmp_path / "file.pth", 100_000
+    with pytest.raises(RunError):
+        fetch(f"{server.address}/file.pth", target)
+    server.breaks, server.tag, server.content = None, '"two"', CONTENT[::-1]
+    assert fetch(f"{server.address}/file.pth", target).read_bytes() == CONTENT[::-1]
+
+
+def test_another_checksum_and_absent_files_are_refused(server, tmp_path):
+    target = tmp_path / "file.pth"
+    with pytest.raises(RunError, match=r"what came has the sha256 [0-9a-f]{16}\.\.\., promised is deadbeef"):
+        fetch(f"{server.address}/file.pth", target, sha256="deadbeef")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match=r"404.*give the file itself"):
+        fetch(f"{server.address}/missing", target)
+
+
+def test_a_silent_server_is_given_up_within_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        with pytest.raises(RunError, match="could not be fetched"):
+            fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/a", tmp_path / "a")
+        assert time.monotonic() - start < 5
+
+
+def test_a_name_that_is_looked_up_for_ever_is_given_up_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: time.sleep(5))
+    start = time.monotonic()
+    with pytest.raises(RunError, match=r"no answer in 0\.3 seconds.*or pray\."):
+        fetch("http://127.0.0.1:1/a", tmp_path / "a", otherwise="pray")
+    assert time.monotonic() - start < 3
