@@ -22,6 +22,7 @@ from nuriwake.weights.checkpoint import predictor_of, read_checkpoint
 from nuriwake.weights.class_lists import CLASS_LISTS
 from nuriwake.weights.contents import Contents
 from nuriwake.weights.recognition import fit, recognise
+from nuriwake.weights.sources import all_sources
 
 REFERENCES = {
     "textbook__unet": ("unet of the textbook U-Net", "unet"),
@@ -341,3 +342,11 @@ def test_import_then_predict(tmp_path, capsys):
     assert run(["import", str(bundle), "--out", str(tmp_path / "again.safetensors")]) == 2
     assert "a bundle of nuriwake already" in " ".join(capsys.readouterr().err.split())
     assert run(["import", str(path), "--out", str(tmp_path / "a.pth")]) == 2
+
+
+def test_every_source_pads_as_its_program_does():
+    """What the models saw beyond the border of small images; the sources are named where the constants stand."""
+    expected = {"torchvision": "black", "hrnet": "black", "mmseg": "zero", "semseg": "zero", "transformers": "zero"}
+    for source in all_sources():
+        if source.task == "semantic" and not callable(source.preprocessing):
+            assert source.preprocessing.padding == expected.get(source.source, "mirror"), source

@@ -34,6 +34,14 @@ Config = Mapping[str, Any]
 IMAGENET = Preprocessing()
 """8-bit RGB with ImageNet's mean and deviation: what most sources publish."""
 
+ZERO_PADDED = Preprocessing(padding="zero")
+"""The same, with zeros behind the normalisation where images were too small: mmsegmentation (`SegDataPreProcessor`, and `Pad`
+after `Normalize` before it), and semseg, which pads with the mean."""
+
+BLACK_PADDED = Preprocessing(padding="black")
+"""The same, padded before the normalisation: torchvision (references/segmentation/transforms.py) and HRNet's authors
+(lib/datasets/base_dataset.py)."""
+
 
 @dataclass(frozen=True)
 class Published:

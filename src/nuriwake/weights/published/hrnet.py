@@ -9,7 +9,7 @@ from nuriwake.core.serial import to_plain
 from nuriwake.models import MODELS
 from nuriwake.models.backbones.hrnet import LAYOUTS, HRNetLayout
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import Config, Published, Shapes
+from nuriwake.weights.published.base import BLACK_PADDED, ZERO_PADDED, Config, Published, Shapes
 
 _BACKBONE = re.compile(r"(conv[12]|bn[12]|layer1|transition[1-3]|stage[2-4])\..+")
 
@@ -205,6 +205,7 @@ SOURCES: tuple[Published, ...] = (
         spec=_hrnet_spec,
         rename=rename_hrnet,
         left_out=_HRNET_LEFT_OUT,
+        preprocessing=BLACK_PADDED,
         space={19: "cityscapes", 150: "ade20k"},
         licence=_LICENCE.format(code="MIT"),
         notes=(_HRNET_CORNERS,),
@@ -216,6 +217,7 @@ SOURCES: tuple[Published, ...] = (
         spec=_hrnet_ocr_spec,
         rename=rename_hrnet_ocr,
         left_out=_HRNET_LEFT_OUT,
+        preprocessing=BLACK_PADDED,
         space={19: "cityscapes", 150: "ade20k"},
         licence=_LICENCE.format(code="MIT"),
         notes=(_OCR_CORNERS,),
@@ -227,6 +229,7 @@ SOURCES: tuple[Published, ...] = (
         spec=_mmseg_fcn_spec,
         rename=rename_mmseg_fcn,
         left_out=_MMSEG_LEFT_OUT,
+        preprocessing=ZERO_PADDED,
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=_LICENCE.format(code="Apache-2.0"),
     ),
@@ -237,6 +240,7 @@ SOURCES: tuple[Published, ...] = (
         spec=_mmseg_ocr_spec,
         rename=rename_mmseg_ocr,
         left_out=_MMSEG_LEFT_OUT,
+        preprocessing=ZERO_PADDED,
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=_LICENCE.format(code="Apache-2.0"),
     ),

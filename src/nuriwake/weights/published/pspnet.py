@@ -5,7 +5,7 @@ from typing import Any
 
 from nuriwake.core.errors import UserError
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import Config, Published, Shapes
+from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -142,6 +142,7 @@ SOURCES: tuple[Published, ...] = (
         lambda shapes: {"ppm.features.0.1.weight", "cls.4.weight", "layer0.0.weight"} <= shapes.keys(),
         _semseg_spec,
         lambda key: rewrite(key, _SEMSEG),
+        preprocessing=ZERO_PADDED,
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence="MIT (hszhao/semseg); the data sets it was trained on have terms of their own",
         notes=("semseg scores with sides of 8k + 1 pixels: crops of 473 (ADE20K, VOC) or 713 (Cityscapes).",),
@@ -155,6 +156,7 @@ SOURCES: tuple[Published, ...] = (
         ),
         _mmseg_spec,
         lambda key: rewrite(key, _MMSEG),
+        preprocessing=ZERO_PADDED,
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
         notes=(

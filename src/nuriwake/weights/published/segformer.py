@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.models.segformer import EXPANSION, HEADS, REDUCTIONS, SIZES
 from nuriwake.models.segformer_names import MitSource, arrange_encoder, encoder_name, encoder_source, reshape_encoder
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ClassList, Config, Published, Shapes
+from nuriwake.weights.published.base import ZERO_PADDED, ClassList, Config, Published, Shapes
 
 LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 NOTES = (
@@ -140,9 +141,10 @@ def _array(own: dict[str | None, tuple[int, ...]], level: int, name: str) -> tup
 
 
 def _squashed(shapes: Shapes, config: Config) -> Preprocessing:
-    """transformers' processor squashes every image to 512x512; for other classes than ADE20K's nobody has published one."""
+    """transformers' processor squashes every image to 512x512; for other classes than ADE20K's nobody has published one. The
+    weights are the authors', who train in mmsegmentation."""
     classes = shapes["decode_head.classifier.weight"][0]
-    return Preprocessing(resize=ResizeRule(exact=(512, 512)) if classes == 150 else None)
+    return replace(ZERO_PADDED, resize=ResizeRule(exact=(512, 512)) if classes == 150 else None)
 
 
 def _shortest(head: str) -> Callable[[Shapes, Config], Preprocessing]:
@@ -152,7 +154,7 @@ def _shortest(head: str) -> Callable[[Shapes, Config], Preprocessing]:
         largest = any(re.search(r"\.(block3|layers\.2\.1)\.39\.", key) for key in shapes)
         side = 640 if largest else 512
         resize = ResizeRule(shortest=side, longest=4 * side) if shapes[head][0] == 150 else None
-        return Preprocessing(resize=resize)
+        return replace(ZERO_PADDED, resize=resize)
 
     return preprocessing
 
