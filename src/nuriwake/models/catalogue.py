@@ -200,12 +200,14 @@ MODELS: dict[str, ModelEntry] = {
         "DeepLabV3 over ResNet-50 at stride 8: torchvision's",
         _DEEPLABV3_PAPER,
         backbone="resnet50",
+        recipe="deeplab",
     ),
     "deeplabv3_resnet101": ModelEntry(
         _DEEPLABV3,
         "DeepLabV3 over ResNet-101 at stride 8: torchvision's",
         _DEEPLABV3_PAPER,
         backbone="resnet101",
+        recipe="deeplab",
     ),
     "deeplabv3_mobilenet_v3_large": ModelEntry(
         _DEEPLABV3,
@@ -213,18 +215,21 @@ MODELS: dict[str, ModelEntry] = {
         _DEEPLABV3_PAPER,
         backbone="mobilenet_v3_large_first",
         defaults={"output_stride": 16, "rates": (12, 24, 36), "auxiliary_channels": 10, "auxiliary_map": -3},
+        recipe="deeplab",
     ),
     "deeplabv3plus_resnet50": ModelEntry(
         _DEEPLABV3PLUS,
         "DeepLabV3+ over ResNet-50: context and sharp edges, a strong default on a GPU",
         _DEEPLABV3PLUS_PAPER,
         backbone="resnet50",
+        recipe="deeplab",
     ),
     "deeplabv3plus_mobilenet_v2": ModelEntry(
         _DEEPLABV3PLUS,
         "DeepLabV3+ over MobileNetV2: context at a small cost",
         _DEEPLABV3PLUS_PAPER,
         backbone="mobilenet_v2",
+        recipe="deeplab",
     ),
     "yolact_mobilenet_v2": ModelEntry(
         _YOLACT,

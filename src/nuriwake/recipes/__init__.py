@@ -15,6 +15,7 @@ Recipe = Callable[[Path, str], RunConfig]
 
 RECIPES: dict[str, str] = {
     "unet": "nuriwake.recipes.semantic:unet",
+    "deeplab": "nuriwake.recipes.semantic:deeplab",
     "segformer": "nuriwake.recipes.semantic:segformer",
     "hrnet": "nuriwake.recipes.semantic:hrnet",
     "pyramid": "nuriwake.recipes.semantic:pyramid",

@@ -29,6 +29,26 @@ def unet(data: Path, model: str) -> RunConfig:
     )
 
 
+def deeplab(data: Path, model: str) -> RunConfig:
+    """DeepLabV3 and DeepLabV3+: AdamW, polynomial fall, cross entropy + Dice, objects at half to twice their size, an average
+    of the weights.
+
+    Published (Chen et al. 2018, section 4; mmsegmentation's schedules of 40,000 to 160,000 steps): SGD at 0.007 to 0.01 for
+    batches of 16 of 513 pixels, with the same fall, scales and loss but for Dice. AdamW gets further in the few hundred to few
+    thousand steps of a run on one's own data, and needs no batch of 16; the backbone, which mostly comes with weights, learns at
+    half the rate. The output stride stays the model's: 16 for DeepLabV3+, as the paper trains it.
+    """
+    return RunConfig(
+        data=DataConfig(data),
+        model=ModelConfig(model),
+        optim=OptimConfig(learning_rate=1e-3, backbone_rate=0.5, weight_decay=1e-2, clip=5.0),
+        schedule=ScheduleConfig("poly", warmup_steps=50, power=0.9),
+        loss=LossConfig("cross_entropy+dice", auxiliary_weight=0.4),
+        augmentation=AugmentationConfig(scale=(0.5, 2.0)),
+        ema=0.99,
+    )
+
+
 def segformer(data: Path, model: str) -> RunConfig:
     """SegFormer as published (section 4.1): AdamW, 6e-5 in the encoder and ten times that in the decoder, linear fall.
 
