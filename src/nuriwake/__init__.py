@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         open_data,
         open_run,
         read_checkpoint,
+        recommend,
         train,
     )
     from nuriwake.inference.predictor import Predictor
@@ -40,6 +41,7 @@ _LATE = {
     "load": "nuriwake.api",
     "evaluate": "nuriwake.api",
     "convert": "nuriwake.api",
+    "recommend": "nuriwake.api",
     "describe": "nuriwake.api",
     "keep_settings": "nuriwake.api",
     "open_data": "nuriwake.api",
@@ -51,7 +53,7 @@ _LATE = {
 
 __all__ = [
     "IGNORE", "Instances", "LabelSpace", "Panoptic", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap",
-    "UserError", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "train",
+    "UserError", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "recommend", "train",
 ]  # fmt: skip
 
 

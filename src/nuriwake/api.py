@@ -25,6 +25,7 @@ from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.settings import Changes, PredictSettings, change_settings
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.recipes import build_config
+from nuriwake.recipes.choosing import Advice, recommend
 from nuriwake.tasks import get_task
 from nuriwake.weights.bundle import Bundle, change_bundle, describe_bundle, find_bundle, load_predictor
 
@@ -260,9 +261,9 @@ def read_settings(path: str | Path) -> Mapping[str, Any]:
 
 
 __all__ = [
-    "DEFAULT_MODEL", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
+    "DEFAULT_MODEL", "Advice", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
     "configure", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint",
-    "read_overrides", "read_settings", "train", "train_config",
+    "read_overrides", "read_settings", "recommend", "train", "train_config",
 ]  # fmt: skip
 
 

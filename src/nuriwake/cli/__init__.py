@@ -18,6 +18,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # `run` says a sentence
 )
 VERBS = {
+    "recommend": "Name models that suit a data set and this machine.",
     "train": "Train a model on a folder of images and masks.",
     "evaluate": "Score a run or bundle on a split of a data set.",
     "predict": "Predict images: label PNG, overlay, predictions.json.",

@@ -1,0 +1,144 @@
+"""What there is to choose from: a judgement of every model that is recommended, and how data and wishes weigh it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Goal = Literal["balance", "accuracy", "speed", "small", "few-images"]
+"""What the user wants most: a balance for the machine, the best score, the fastest answer, the smallest file, or a model that
+learns from few images."""
+
+FEW = 50
+"""So many training images are taken to be there at most when the wish is "few-images"."""
+
+SMALL_OBJECT = 32
+"""Objects with a median side below this, in pixels, count as small (COCO's limit)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model as a recommendation sees it.
+
+    Attributes:
+        model: a key of `MODELS`.
+        accuracy: 1 (modest) to 5 (best of the task): the order of the published scores on COCO, Cityscapes and ADE20K.
+        cost: 1 (light) to 5: the order of the time per image.
+        megabytes: of its weights in a bundle, about.
+        images: from so many training images on it can show what it can do.
+        why: what speaks for it.
+        small_objects: whether it finds objects of few pixels about as well as its peers.
+    """
+
+    model: str
+    accuracy: int
+    cost: int
+    megabytes: float
+    images: int
+    why: str
+    small_objects: bool = True
+
+
+CANDIDATES: dict[str, tuple[Candidate, ...]] = {
+    "semantic": (
+        Candidate(
+            "unet_mobilenet_v2", 2, 1, 10, 0, "light, quick to train, and its logits have the image's resolution"
+        ),
+        Candidate(
+            "deeplabv3plus_mobilenet_v2", 2, 2, 10, 50, "looks at the context of a whole scene at a moderate cost"
+        ),
+        Candidate("segformer_b0", 3, 2, 15, 300, "a small transformer: robust to changes of light and texture"),
+        Candidate("unet_resnet34", 3, 3, 95, 50, "a stronger backbone, and still sharp outlines and a simple shape"),
+        Candidate("hrnet_w18", 3, 3, 39, 300, "keeps a map at stride 4 all the way: fine, thin structures"),
+        Candidate("deeplabv3plus_resnet50", 4, 4, 107, 200, "context and sharp edges; the usual choice on a GPU"),
+        Candidate("segformer_b2", 4, 4, 110, 500, "a transformer that scores high for its size"),
+        Candidate("mask2former_swin_tiny", 5, 5, 189, 1000, "a mask and a class per query: the best published scores"),
+    ),
+    "instance": (
+        Candidate("yolact_mobilenet_v2", 1, 1, 16, 200, "one pass and no regions: the fastest of its kind", False),
+        Candidate("mask_rcnn_mobilenet_v2_fpn", 2, 2, 75, 50, "regions over a light backbone; learns from few images"),
+        Candidate("solov2_mobilenet_v2", 2, 1, 18, 200, "sharp outlines of middling and large objects", False),
+        Candidate("yolact_resnet50", 2, 3, 125, 1000, "one pass over a stronger backbone", False),
+        Candidate("mask_rcnn_r50_fpn", 3, 4, 178, 100, "the usual choice on a GPU: steady, and good at small objects"),
+        Candidate("solov2_r50_fpn", 3, 4, 186, 1000, "no boxes: sharp outlines of large objects", False),
+        Candidate("mask2former_r50", 4, 5, 176, 1000, "a mask per query: the best outlines, slow to train"),
+        Candidate(
+            "eomt_small", 4, 4, 96, 500, "a plain transformer that was pretrained on 142 M images (DINOv2)", False
+        ),
+    ),
+    "panoptic": (
+        Candidate("panoptic_fpn_mobilenet_v2", 2, 2, 77, 50, "things and stuff from one light pyramid"),
+        Candidate("mask2former_mobilenet_v2", 2, 3, 30, 500, "one kind of mask for things and stuff, in a light shape"),
+        Candidate("panoptic_fpn_r50", 3, 4, 184, 200, "the usual choice on a GPU: steady and simple"),
+        Candidate("mask2former_r50", 4, 5, 176, 1000, "a mask per query: the best published scores, slow to train"),
+        Candidate(
+            "eomt_small", 4, 4, 96, 500, "a plain transformer that was pretrained on 142 M images (DINOv2)", False
+        ),
+    ),
+}
+"""Task -> what is recommended for it. Of the larger models the smallest member of each family stands for the others."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What weighs the candidates.
+
+    Attributes:
+        task: a key of `CANDIDATES`.
+        goal: the wish.
+        gpu: whether the network runs on a GPU.
+        images: to train on.
+        object_side: median side of the objects in pixels; None for classes that are not counted.
+    """
+
+    task: str
+    goal: Goal
+    gpu: bool
+    images: int
+    object_side: float | None = None
+
+
+def ranked(situation: Situation, count: int = 3) -> list[Candidate]:
+    """The `count` best candidates, the best first."""
+    order = sorted(CANDIDATES[situation.task], key=lambda candidate: -_worth(candidate, situation))
+    return order[:count]
+
+
+def remarks(candidate: Candidate, situation: Situation) -> tuple[str, ...]:
+    """What speaks for and against `candidate` here, in words."""
+    said = [candidate.why]
+    if _images(situation) < candidate.images:
+        said.append(f"wants about {candidate.images} images or more, and there are {situation.images}")
+    if _small(situation) and not candidate.small_objects:
+        said.append(f"is weaker with small objects, and these measure {situation.object_side:.0f} pixels")
+    if not situation.gpu and candidate.cost >= 4:
+        said.append("is slow to train without a GPU")
+    return tuple(said)
+
+
+_WEIGHTS: dict[Goal, tuple[float, float, float]] = {
+    "balance": (1.0, 0.4, 0.0),
+    "accuracy": (2.0, 0.1, 0.0),
+    "speed": (0.5, 2.0, 0.0),
+    "small": (0.3, 0.1, 0.05),
+    "few-images": (1.0, 0.4, 0.0),
+}
+"""Goal -> weight of the accuracy, of the cost, and of a megabyte."""
+
+
+def _worth(candidate: Candidate, situation: Situation) -> float:
+    accuracy, cost, size = _WEIGHTS[situation.goal]
+    worth = accuracy * candidate.accuracy - size * candidate.megabytes
+    # Without a GPU a heavy model sees too few images in the time there is to become the better one.
+    worth -= cost * candidate.cost * (1.0 if situation.gpu else 2.5)
+    if _images(situation) < candidate.images:
+        worth -= 1.5 if situation.goal != "few-images" else 3.0
+    if _small(situation) and not candidate.small_objects:
+        worth -= 1.0
+    return worth
+
+
+def _images(situation: Situation) -> int:
+    return min(situation.images, FEW) if situation.goal == "few-images" else situation.images
+
+
+def _small(situation: Situation) -> bool:
+    return situation.object_side is not None and situation.object_side < SMALL_OBJECT

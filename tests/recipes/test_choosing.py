@@ -1,0 +1,146 @@
+"""Recommending: the table is complete, wishes and data weigh as they should, and what is recommended can be built and typed."""
+
+import shlex
+
+import numpy as np
+import pytest
+
+import nuriwake as nw
+from nuriwake.cli import run
+from nuriwake.core.errors import UserError
+from nuriwake.models import MODELS
+from nuriwake.recipes import candidates, choosing
+from nuriwake.recipes.candidates import CANDIDATES, Candidate, Situation, ranked, remarks
+from nuriwake.recipes.demo_data import draw_demo_data
+
+LIGHT = (
+    Candidate("unet_mobilenet_v2", 2, 1, 10, 0, "light"),
+    Candidate("unet", 1, 2, 120, 0, "plain"),
+)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return draw_demo_data(tmp_path_factory.mktemp("data") / "the shapes", train=3, val=2, size=(64, 64))
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """Two models of which one is quickly built: the table of tasks stays, the processor is not tested."""
+    monkeypatch.setitem(candidates.CANDIDATES, "semantic", LIGHT)
+    monkeypatch.setitem(MODELS, "unet", MODELS["unet"].__class__(MODELS["unet"].build, "", "", defaults={"width": 4}))
+
+
+def names(task="semantic", goal="balance", *, gpu=False, images=400, object_side=None):
+    return [item.model for item in ranked(Situation(task, goal, gpu, images, object_side))]
+
+
+def test_every_candidate_is_a_model_for_its_task():
+    for task, row in CANDIDATES.items():
+        assert len(row) >= 5
+        assert len({item.model for item in row}) == len(row)
+        for item in row:
+            assert MODELS[item.model].task in (task, "any")
+            assert 1 <= item.accuracy <= 5
+            assert 1 <= item.cost <= 5
+            assert item.why
+
+
+@pytest.mark.parametrize("task", CANDIDATES)
+def test_a_processor_is_given_light_models_and_a_gpu_better_ones(task):
+    cost = {item.model: item.cost for item in CANDIDATES[task]}
+    accuracy = {item.model: item.accuracy for item in CANDIDATES[task]}
+    small, large = names(task), names(task, gpu=True, images=5000)
+    assert max(cost[name] for name in small) <= 3
+    assert sum(accuracy[name] for name in large) > sum(accuracy[name] for name in small)
+
+
+@pytest.mark.parametrize("task", CANDIDATES)
+def test_wishes_weigh(task):
+    by_name = {item.model: item for item in CANDIDATES[task]}
+    accurate = names(task, "accuracy", gpu=True, images=5000)
+    assert by_name[accurate[0]].accuracy == max(item.accuracy for item in by_name.values())
+    fast = names(task, "speed", gpu=True, images=5000)
+    assert by_name[fast[0]].cost == min(item.cost for item in by_name.values())
+    least = names(task, "small", gpu=True, images=5000)
+    assert by_name[least[0]].megabytes <= sorted(item.megabytes for item in by_name.values())[2]
+    few = names(task, "few-images", gpu=True, images=5000)
+    assert by_name[few[0]].images <= 50
+
+
+def test_small_objects_and_few_images_are_heard():
+    assert names("instance", gpu=True, images=5000, object_side=10)[0] == "mask_rcnn_r50_fpn"
+    (solov2,) = [item for item in CANDIDATES["instance"] if item.model == "solov2_r50_fpn"]
+    said = remarks(solov2, Situation("instance", "balance", False, 20, 10.0))
+    assert said[1:] == (
+        "wants about 1000 images or more, and there are 20",
+        "is weaker with small objects, and these measure 10 pixels",
+        "is slow to train without a GPU",
+    )
+
+
+def test_what_is_recommended_is_built_and_timed_and_its_command_is_one(shapes, light, capsys):
+    advice = nw.recommend(shapes, device="cpu")
+    assert advice.task == "semantic"
+    assert [item.model for item in advice.models] == ["unet_mobilenet_v2", "unet"]
+    first, second = advice.models
+    assert first.side == 64
+    assert first.parameters > 2e6 > second.parameters
+    assert first.cost.seconds > 0
+    assert "BSD-3-Clause" in first.weights
+    assert second.weights == "none is published"
+    words = shlex.split(first.command)
+    assert words[:3] == ["nuriwake", "train", str(shapes)]
+    assert words[-4:] == ["--model.backbone-weights", "pretrained", "--budget", "60m"]
+    assert "--model.backbone-weights" not in second.command
+    assert run(["recommend", str(shapes), "--for", "speed", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "3 images to train on and 2 to validate, 64x64 pixels (median), 3 channels of uint8." in said
+    assert "4 classes, none of them countable: semantic segmentation." in said
+    assert "what counts most: speed" in said
+    assert "1. unet_mobilenet_v2: light." in said
+    assert "3x64" not in said
+
+
+def test_the_typed_command_trains(shapes, light, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = shlex.split(choosing.recommend(shapes, device="cpu").models[1].command)[1:]
+    short = [*command[: command.index("--budget")], "--steps", "1", "--batch-size", "2"]
+    assert run(short) == 0
+    assert (tmp_path / "runs" / "unet" / "bundle.safetensors").is_file()
+
+
+def test_a_device_that_is_not_here_is_not_timed(shapes, light, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    advice = nw.recommend(shapes, device="cuda")
+    assert {item.cost for item in advice.models} == {None}
+    assert any("Not timed" in line for line in advice.lines())
+    assert "--budget" not in advice.models[0].command
+    with pytest.raises(UserError, match="expected auto, cpu or cuda, found 'mps'"):
+        nw.recommend(shapes, device="mps")
+
+
+def test_what_the_classes_tell_decides_the_task():
+    space = nw.LabelSpace(("sky", "cell"), things=(False, True))
+    assert choosing._natural_task(space) == "panoptic"
+    assert choosing._natural_task(nw.LabelSpace(("a", "b"), things=(True, True))) == "instance"
+    assert choosing._natural_task(nw.LabelSpace(("a", "b"))) == "semantic"
+
+
+def test_objects_are_measured():
+    masks = nw.Instances  # the module under test asks targets, so a data set of two readers will do
+    dense = np.zeros((2, 40, 40), np.uint8)
+    dense[0, :20, :20], dense[1, :10, :10] = 1, 1
+    from nuriwake.core.runs import RunMasks
+
+    space = nw.LabelSpace(("cell",), things=(True,))
+    target = masks(RunMasks.from_dense(dense), np.zeros(2, np.int32), space)
+
+    class Data:
+        def records(self, split):
+            return ["a", "b"]
+
+        def read_target(self, record):
+            return target
+
+    assert choosing._object_side(Data()) == 15.0
