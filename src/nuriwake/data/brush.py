@@ -62,7 +62,7 @@ def unpack(data: np.ndarray, count: int, mask: np.ndarray) -> bool:
         if 37 + 4 * k + 4 > end:
             return False
         sizes[k] = _read(data, 37 + 4 * k, 4) + 1
-    bit, i = 53, 0
+    bit, i, value = 53, 0, 0
     while i < count:
         if bit + 3 > end:
             return False
