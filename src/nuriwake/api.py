@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from nuriwake.core.errors import UserError
+from nuriwake.data.check import CheckResult, check_data
 from nuriwake.data.formats import open_data
 from nuriwake.data.images import read_image
 from nuriwake.data.writing import refuse_unwritable
@@ -232,6 +233,36 @@ def convert(
     return tuple(notes)
 
 
+def check(
+    data: str | Path,
+    *,
+    report: str | Path | None = None,
+    format: str | None = None,  # noqa: A002 (the contract's word)
+    workers: int | None = None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> CheckResult:
+    """Read a data set once, whatever is wrong with it, and say what is; `.findings` are in order of harm.
+
+    Args:
+        data: as in `train`.
+        report: an HTML file to write: distributions, samples with their truth, each problem with pictures.
+        format: of the data, where it is not to be recognised.
+        workers: processes that read; by default one per processor, at most 16.
+        tick: told how many of how many images are done.
+
+    Raises:
+        UserError: there is nothing, or no format fits.
+    """
+    from nuriwake.data.check.pictures import named, wall
+    from nuriwake.viz.check_report import check_page, write_check_report
+
+    result = check_data(data, format=format, workers=workers, tick=tick)
+    if report is not None:
+        pictures = {finding.kind: named(result.survey, finding.samples, 4) for finding in result.findings}
+        write_check_report(report, check_page(result.plain(), result.survey, pictures, wall(result.survey, 24)))
+    return result
+
+
 def describe(path: str | Path) -> Bundle:
     """What a bundle or the bundle of a run says of itself: classes, preprocessing, scores, licence, configuration."""
     return describe_bundle(find_bundle(path))
@@ -262,8 +293,8 @@ def read_settings(path: str | Path) -> Mapping[str, Any]:
 
 __all__ = [
     "DEFAULT_MODEL", "Advice", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
-    "configure", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint",
-    "read_overrides", "read_settings", "recommend", "train", "train_config",
+    "check", "configure", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run",
+    "read_checkpoint", "read_overrides", "read_settings", "recommend", "train", "train_config",
 ]  # fmt: skip
 
 

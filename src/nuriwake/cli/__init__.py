@@ -27,6 +27,7 @@ VERBS = {
     "settings": "Say what a bundle is and how it answers, and change how.",
     "plot": "Draw a run's history, classes, confusion matrix and report.",
     "models": "List the models there are.",
+    "check": "Find what is wrong with a data set, before it is trained on.",
     "demo-data": "Draw a small data set to try everything on.",
 }
 """Verb -> help; the verb `some-verb` is the function `some_verb` in the file of that name; `import`, a keyword, `import_`."""

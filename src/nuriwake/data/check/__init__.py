@@ -55,7 +55,8 @@ class CheckResult:
         pixels = seen.class_pixels.sum(axis=0).tolist()
         images = (seen.class_pixels > 0).sum(axis=0).tolist()
         classes = [
-            {"name": name, "pixels": pixels[i], "images": images[i]} for i, name in enumerate(space.names if space else ())
+            {"name": name, "pixels": pixels[i], "images": images[i]}
+            for i, name in enumerate(space.names if space else ())
         ]
         return {
             "data": str(seen.listing.root),
@@ -117,10 +118,14 @@ def quick_check(data: DataSet) -> tuple[Finding, ...]:
     if both:
         findings.append(
             Finding(
-                "same_image", "harmful", len(both), some(both),
+                "same_image",
+                "harmful",
+                len(both),
+                some(both),
                 "What is trained on is validated on: scores are better than the model is.",
-                "Take each of them out of one split.", what=f"{len(both):,} images are in train and in val.",
-            )  # fmt: skip
+                "Take each of them out of one split.",
+                what=f"{len(both):,} images are in train and in val.",
+            )
         )
     return _ordered(findings)
 
@@ -152,7 +157,9 @@ def _ordered(findings: list[Finding]) -> tuple[Finding, ...]:
 
 
 def _is_quick_to_open(seen: Survey) -> bool:
-    return seen.listing.data is None and (seen.listing.truth in ("coco", "panoptic") or len(seen.facts) <= MOST_READ_AGAIN)
+    return seen.listing.data is None and (
+        seen.listing.truth in ("coco", "panoptic") or len(seen.facts) <= MOST_READ_AGAIN
+    )
 
 
 def _refusal(path: Path, format: str | None) -> list[Finding]:  # noqa: A002

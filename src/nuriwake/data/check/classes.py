@@ -31,7 +31,9 @@ def never_seen(survey: Survey) -> Finding | None:
     """Classes that are listed and occur nowhere."""
     if survey.space is None or survey.partial or not len(survey.facts):
         return None
-    absent = [name for name, count in zip(survey.space.names, survey.class_pixels.sum(axis=0), strict=True) if not count]
+    absent = [
+        name for name, count in zip(survey.space.names, survey.class_pixels.sum(axis=0), strict=True) if not count
+    ]
     if not absent or len(absent) == len(survey.space):
         return None
     return Finding(
@@ -47,7 +49,9 @@ def one_split_only(survey: Survey) -> Finding | None:
     if survey.space is None or survey.partial:
         return None
     rows = np.array([facts.split for facts in survey.facts])
-    seen = {split: survey.class_pixels[rows == split].sum(axis=0) > 0 for split in ("train", "val") if (rows == split).any()}
+    seen = {
+        split: survey.class_pixels[rows == split].sum(axis=0) > 0 for split in ("train", "val") if (rows == split).any()
+    }
     if len(seen) < 2:
         return None
     names = np.array(survey.space.names)
@@ -55,7 +59,9 @@ def one_split_only(survey: Survey) -> Finding | None:
     unscored = names[seen["train"] & ~seen["val"]].tolist()
     if not unlearned and not unscored:
         return None
-    parts = [f"in val only: {listed(unlearned)}"] * bool(unlearned) + [f"in train only: {listed(unscored)}"] * bool(unscored)
+    parts = [f"in val only: {listed(unlearned)}"] * bool(unlearned) + [f"in train only: {listed(unscored)}"] * bool(
+        unscored
+    )
     return Finding(
         "one_split_only", "doubtful" if unlearned else "note", len(unlearned) + len(unscored), (),
         "A class that training never sees has IoU 0 in validation; one that validation never sees has no score.",
@@ -72,7 +78,9 @@ def imbalance(survey: Survey) -> Finding | None:
     rows = np.array([facts.split != "val" for facts in survey.facts], bool)
     table = survey.class_pixels[rows] if rows.any() else survey.class_pixels
     pixels, images = table.sum(axis=0), (table > 0).sum(axis=0)
-    rare = np.flatnonzero((pixels > 0) & ((pixels * RARE < pixels.max()) | ((images < _FEW_IMAGES) & (len(table) >= 50))))
+    rare = np.flatnonzero(
+        (pixels > 0) & ((pixels * RARE < pixels.max()) | ((images < _FEW_IMAGES) & (len(table) >= 50)))
+    )
     if not len(rare):
         return None
     total = pixels.sum()

@@ -71,9 +71,7 @@ def _unique(entries: list[Entry]) -> list[Entry]:
 class _File:
     """One JSON file being listed."""
 
-    def __init__(
-        self, root: Path, file: AnnotationFile, description: DataDescription, problems: list[Problem]
-    ) -> None:
+    def __init__(self, root: Path, file: AnnotationFile, description: DataDescription, problems: list[Problem]) -> None:
         self.root, self.file, self.description, self.problems = root, file, description, problems
         self.json: JsonFile = read_json(file.path)
         self.categories = self._categories()
@@ -110,7 +108,11 @@ class _File:
         """The entries with their PNG and segments."""
         table = self.json.objects("annotations", ("image_id", "file_name", "segments_info"))
         segments, starts = self.json.nested(table, "segments_info", ("id", "category_id", "area", "iscrowd"))
-        ids, categories, areas = _integers(segments, "id"), _integers(segments, "category_id"), _numbers(segments, "area")
+        ids, categories, areas = (
+            _integers(segments, "id"),
+            _integers(segments, "category_id"),
+            _numbers(segments, "area"),
+        )
         crowd = _integers(segments, "iscrowd") == 1
         rows = self._owners(table)
         texts = table.texts("file_name") if table.present("file_name").all() else None
@@ -125,9 +127,7 @@ class _File:
             elif path is not None:
                 png = folder / (texts[row] if texts else stem(self.names[image]) + ".png")
                 part = range(int(starts[row]), int(starts[row + 1]))
-                listed = tuple(
-                    Segment(int(ids[i]), int(categories[i]), float(areas[i]), bool(crowd[i])) for i in part
-                )
+                listed = tuple(Segment(int(ids[i]), int(categories[i]), float(areas[i]), bool(crowd[i])) for i in part)
                 entries.append(Entry(stem(self.names[image]), self.file.split, path, (png,), segments=listed))
             seen.add(image)
         return entries
@@ -138,7 +138,11 @@ class _File:
         names: set[str] = set()
         for row, item in enumerate(plain if isinstance(plain, list) else []):
             who = f"{self.file.path}: categories[{row}]"
-            if not isinstance(item, Mapping) or type(item.get("id")) is not int or not isinstance(item.get("name"), str):
+            if (
+                not isinstance(item, Mapping)
+                or type(item.get("id")) is not int
+                or not isinstance(item.get("name"), str)
+            ):
                 self.problems.append(Problem("categories_wrong", who, "expected a whole number 'id' and a text 'name'"))
                 continue
             if item["id"] in found or item["name"] in names:
@@ -195,7 +199,12 @@ class _File:
 
     def _png_folder(self, wanted: list[str]) -> Path:
         path, given = self.file.path, self.description.masks
-        beside = [path.with_suffix(""), self.root / path.stem, self.root / "masks" / self.file.word, self.root / "masks"]
+        beside = [
+            path.with_suffix(""),
+            self.root / path.stem,
+            self.root / "masks" / self.file.word,
+            self.root / "masks",
+        ]
         described = [self.root / given / path.stem, self.root / given] if given else []
         candidates = [*described, *beside, path.parent, self.root]
         return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in wanted[:50]))

@@ -14,7 +14,14 @@ from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import ImageHeader, image_header
 from nuriwake.data.images import read_image
 
-_SIGNATURES = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG", "PNG"), (b"II", "TIFF"), (b"MM", "TIFF"), (b"BM", "BMP"), (b"RIFF", "WebP"))
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"II", "TIFF"),
+    (b"MM", "TIFF"),
+    (b"BM", "BMP"),
+    (b"RIFF", "WebP"),
+)
 _SUFFIXES = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WebP",
 }  # fmt: skip

@@ -36,7 +36,7 @@ def look(entry: Entry, facts: Facts) -> None:
     good: list[Annotation] = []
     parts: list[RunMasks] = []
     for annotation in entry.annotations:
-        mask = _mask(annotation, entry, facts, size)
+        mask = read_mask_of(annotation, entry, facts, size)
         if mask is not None:
             good.append(annotation)
             parts.append(mask)
@@ -96,7 +96,8 @@ def look_panoptic(entry: Entry, facts: Facts, known: Sequence[int]) -> None:
     facts.objects = np.array(rows, np.float32).reshape(-1, 2)
 
 
-def _mask(annotation: Annotation, entry: Entry, facts: Facts, size: Size) -> RunMasks | None:
+def read_mask_of(annotation: Annotation, entry: Entry, facts: Facts, size: Size) -> RunMasks | None:
+    """The mask of one annotation, or None and a problem told to `facts`."""
     who = _who(entry, annotation)
     try:
         item: Any = json.loads(annotation.segmentation)
@@ -159,9 +160,7 @@ def _compare_box(annotation: Annotation, box: np.ndarray, entry: Entry, facts: F
         facts.tell("box_disagrees", _who(entry, annotation), f"bbox {list(annotation.box)}, the mask lies in {found}")
 
 
-def _compare_pairs(
-    good: Sequence[Annotation], masks: RunMasks, boxes: np.ndarray, entry: Entry, facts: Facts
-) -> None:
+def _compare_pairs(good: Sequence[Annotation], masks: RunMasks, boxes: np.ndarray, entry: Entry, facts: Facts) -> None:
     """Annotations that stand twice, word by word or as two masks of one object."""
     written: dict[tuple[int, bytes], Annotation] = {}
     twice: set[int] = set()

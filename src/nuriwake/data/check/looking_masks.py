@@ -64,7 +64,14 @@ def mask_facts(path: object, header: object, raw: np.ndarray) -> MaskFacts:
         between = np.zeros(len(values), np.int64)
     near = counts[(values <= 16) | (values >= 239)].sum() if not coloured else 0
     return MaskFacts(
-        path, header, values.astype(np.int64), counts.astype(np.int64), between.astype(np.int64), coloured, three, int(near)
+        path,
+        header,
+        values.astype(np.int64),
+        counts.astype(np.int64),
+        between.astype(np.int64),
+        coloured,
+        three,
+        int(near),
     )  # pyright: ignore[reportArgumentType]
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from nuriwake.core.labels import IGNORE, palette
-from nuriwake.data.check.finding import Finding, some
+from nuriwake.data.check.finding import Finding
 from nuriwake.data.check.looking import Facts
 from nuriwake.data.check.survey import Survey, of_masks, told
 from nuriwake.data.deciding import LEAST_EXTREMES, Decision
@@ -44,7 +44,9 @@ def zero_255(survey: Survey) -> Finding | None:
 def rgb_colours(survey: Survey) -> Finding | None:
     """Masks that code classes by colour where nobody says which colour is what."""
     found = [facts for facts in survey.facts if any(mask.coloured for mask in facts.masks)]
-    if not found or (isinstance(survey.decision, Decision) and survey.decision.coding and survey.decision.coding.colours):
+    if not found or (
+        isinstance(survey.decision, Decision) and survey.decision.coding and survey.decision.coding.colours
+    ):
         return None
     known = {*palette(256), *survey.listing.classes.colours.values()}
     counts: Counter[int] = Counter()
@@ -117,7 +119,13 @@ def anti_aliased(survey: Survey) -> Finding | None:
 def beyond_classes(survey: Survey) -> Finding | None:
     """Values that the class list does not know. The shifted ones have a finding of their own."""
     names, classes = survey.listing.classes.names, survey.listing.classes
-    if not names or classes.values or classes.colours or survey.listing.layered or isinstance(survey.decision, Decision):
+    if (
+        not names
+        or classes.values
+        or classes.colours
+        or survey.listing.layered
+        or isinstance(survey.decision, Decision)
+    ):
         return None
     if shifted(survey) or zero_255(survey) or rgb_colours(survey) or jpeg(survey):
         return None
@@ -203,7 +211,7 @@ def palette_and_grey(survey: Survey) -> Finding | None:
         return None
     indices = {value for facts in with_palette for value in _values(facts)}
     strange = {value for facts in grey for value in _values(facts)} - indices
-    few, many = sorted((with_palette, grey), key=len)
+    few, _ = sorted((with_palette, grey), key=len)
     return of_masks(
         "palette_and_grey", "harmful" if len(strange) > 1 and max(strange) > max(indices - {IGNORE}, default=0) else "doubtful",
         few,
@@ -218,7 +226,11 @@ def cut_to_8_bit(survey: Survey) -> Finding | None:
     """Ids of objects that were cut off at 255 or counted round it, and 8-bit labels stretched to 16 bits."""
     masks = _single(survey)
     wide = [facts for facts in masks if facts.masks[0].header.bits == 16]
-    stretched = [f for f in wide if len(_values(f)) > 1 and all(v % 256 == 0 or v % 257 == 0 for v in _values(f)) and max(_values(f)) > 255]
+    stretched = [
+        f
+        for f in wide
+        if len(_values(f)) > 1 and all(v % 256 == 0 or v % 257 == 0 for v in _values(f)) and max(_values(f)) > 255
+    ]
     if stretched and not all(set(_values(facts)) <= {0, 65535} for facts in stretched):
         return of_masks(
             "cut_to_8_bit", "harmful", stretched,
@@ -226,10 +238,22 @@ def cut_to_8_bit(survey: Survey) -> Finding | None:
             why="8-bit labels were stretched to 16 bits: label 1 is 257 or 256 now.",
             remedy="Divide by 257 (or 256), or export 8-bit masks.",
         )  # fmt: skip
-    full = [f for f in masks if f.masks[0].header.bits == 8 and len(_values(f)) >= 200 and max(_values(f)) == 255 and not _smooth(f) and not _clustered(f)]
+    full = [
+        f
+        for f in masks
+        if f.masks[0].header.bits == 8
+        and len(_values(f)) >= 200
+        and max(_values(f)) == 255
+        and not _smooth(f)
+        and not _clustered(f)
+    ]
     narrow = [f for f in masks if f.masks[0].header.bits == 8 and not f.masks[0].coloured] if wide else []
     highest = max((max(_values(facts), default=0) for facts in wide), default=0)
-    mixed = narrow if wide and highest > 255 and len(narrow) < len(wide) and any(max(_values(f), default=0) > 1 for f in narrow) else []
+    mixed = (
+        narrow
+        if wide and highest > 255 and len(narrow) < len(wide) and any(max(_values(f), default=0) > 1 for f in narrow)
+        else []
+    )
     if not full and not mixed:
         return None
     return of_masks(

@@ -61,7 +61,7 @@ def each_process(
 
 
 def _start(function: Callable[[Any], Any]) -> None:
-    global _function  # noqa: PLW0603 (one per process, set once)
+    global _function
     _function = function
     cv2.setNumThreads(1)
 

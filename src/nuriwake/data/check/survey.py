@@ -131,7 +131,8 @@ class Survey:
             ordered if coloured else {},
             len(self.masks),
             len(self.masks),
-            any(mask.header.dtype == "uint16" or mask.values.max(initial=0) > 255 for mask in self.masks) and not coloured,
+            any(mask.header.dtype == "uint16" or mask.values.max(initial=0) > 255 for mask in self.masks)
+            and not coloured,
             any(mask.three for mask in self.masks) and not coloured,
             bool(lossy),
             sum(mask.extremes for mask in lossy) / pixels if lossy else 1.0,
@@ -174,7 +175,9 @@ def of_masks(
     """A finding that names the masks (or images) of `found`."""
     files = [facts.masks[0].path if facts.masks else facts.image for facts in found]
     names = tuple(facts.name for facts in found[:10])
-    return Finding(kind, severity, len(found) if count is None else count, some(files), why, remedy, what=what, samples=names)
+    return Finding(
+        kind, severity, len(found) if count is None else count, some(files), why, remedy, what=what, samples=names
+    )
 
 
 def _label(coding: MaskCoding | None, value: int, mask: MaskFacts) -> int:
