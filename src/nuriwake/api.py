@@ -177,7 +177,7 @@ def evaluate(
     found = viewed(open_data(data, val_share=share), task)
     records = found.records(split)
     request = EvaluationRequest(
-        task, task.headline_name(found.space, None), metrics=tuple(metrics), settings=MetricSettings(tolerance)
+        task, task.headline_name(found.space, None), metrics=(*task.usual, *metrics), settings=MetricSettings(tolerance)
     )
     predictor = load(path, device=device, settings=settings)
     if not (isinstance(settings, Mapping) and "score_threshold" in settings):

@@ -21,6 +21,7 @@ from nuriwake.core.views import instance_space, instance_view, panoptic_view, se
 from nuriwake.inference.decoding import output_type
 from nuriwake.losses.criterion import PixelCriterion
 from nuriwake.losses.pixels import Mode
+from nuriwake.losses.queries import QueryCriterion
 from nuriwake.losses.regions import RegionPixelCriterion
 from nuriwake.losses.truth import stack_instances, stack_panoptic
 from nuriwake.metrics.average_precision import FIGURES
@@ -30,6 +31,7 @@ from nuriwake.metrics.metric import Metric, MetricSettings
 from nuriwake.metrics.panoptic_quality import PANOPTIC_FIGURES, PanopticMetric
 from nuriwake.metrics.semantic import SemanticMetric, metric_names
 from nuriwake.metrics.surface_metric import SurfaceMetric
+from nuriwake.metrics.viewed import ViewedMetric
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import (
     KernelOutput,
@@ -76,6 +78,7 @@ class Task:
         criteria: output type -> builder of the loss.
         metric: label space -> the metric that every evaluation counts; the headline is one of its scores.
         metrics: name -> builder of a further metric, counted when it is asked for.
+        usual: those of `metrics` that every evaluation of a finished model counts.
         headline: label space -> the name of the score that chooses the best weights; higher is better.
         metric_names: label space -> the scores that may be the headline.
         channels: label space -> what a model of ours is built with as `classes`.
@@ -95,6 +98,7 @@ class Task:
     metric_names: Callable[[LabelSpace], tuple[str, ...]]
     channels: Callable[[LabelSpace, type], int]
     thresholds: Callable[[LabelSpace], bool]
+    usual: tuple[str, ...] = ()
 
     def criterion(self, model: Model, space: LabelSpace, settings: LossSettings) -> nn.Module:
         """The loss for what `model` puts out: output, truth -> named terms.
@@ -211,6 +215,11 @@ def _region_pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Mod
     return RegionPixelCriterion(space.things, _object_settings(_REGION_LOSS, settings))
 
 
+def _query_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
+    own = _object_settings("nuriwake.losses.queries:QueryLoss", settings)
+    return QueryCriterion(own, class_weights=settings.class_weights)
+
+
 def _semantic_headline(space: LabelSpace) -> str:
     return "dice" if space.binary else "mean_iou"
 
@@ -228,6 +237,16 @@ def _yes_or_no(space: LabelSpace) -> bool:
     return space.binary or not space.exclusive
 
 
+def _seen_as_maps(space: LabelSpace, settings: MetricSettings) -> Metric:
+    wanted = semantic_space(space)
+    return ViewedMetric(SemanticMetric(wanted), lambda target: semantic_view(target, wanted))
+
+
+def _seen_as_objects(space: LabelSpace, settings: MetricSettings) -> Metric:
+    wanted = instance_space(space)
+    return ViewedMetric(InstanceMetric(wanted), lambda target: instance_view(target, wanted))
+
+
 def _always(answer: Answer) -> Callable[[LabelSpace], Answer]:
     return lambda space: answer
 
@@ -241,7 +260,6 @@ _PROTOTYPES = _object_criterion(
     "nuriwake.losses.prototypes:PrototypeCriterion", "nuriwake.losses.prototypes:PrototypeLoss"
 )
 _KERNELS = _object_criterion("nuriwake.losses.kernels:KernelCriterion", "nuriwake.losses.kernels:KernelLoss")
-_QUERIES = _object_criterion("nuriwake.losses.queries:QueryCriterion", "nuriwake.losses.queries:QueryLoss")
 TASKS: dict[str, Any] = {
     "semantic": Task(
         name="semantic",
@@ -250,7 +268,7 @@ TASKS: dict[str, Any] = {
         stack=stack_semantic,
         crop=crop_margin,
         mass=pixel_mass,
-        criteria={PixelLogits: _pixel_criterion, QueryOutput: _QUERIES},
+        criteria={PixelLogits: _pixel_criterion, QueryOutput: _query_criterion},
         metric=SemanticMetric,
         metrics={"surface": SurfaceMetric.build, "boundary": BoundaryMetric.build},
         headline=_semantic_headline,
@@ -269,7 +287,7 @@ TASKS: dict[str, Any] = {
             RegionOutput: _REGIONS,
             PrototypeOutput: _PROTOTYPES,
             KernelOutput: _KERNELS,
-            QueryOutput: _QUERIES,
+            QueryOutput: _query_criterion,
         },
         metric=InstanceMetric,
         metrics={"boundary": InstanceMetric.boundary},
@@ -285,12 +303,13 @@ TASKS: dict[str, Any] = {
         stack=stack_panoptic,
         crop=no_margin,
         mass=image_mass,
-        criteria={RegionPixelOutput: _region_pixel_criterion, QueryOutput: _QUERIES},
+        criteria={RegionPixelOutput: _region_pixel_criterion, QueryOutput: _query_criterion},
         metric=PanopticMetric,
-        metrics={},
+        metrics={"semantic": _seen_as_maps, "instance": _seen_as_objects},
         headline=_always("pq"),
         metric_names=_always(PANOPTIC_FIGURES),
         channels=_class_count,
         thresholds=_never,
+        usual=("semantic", "instance"),
     ),
 }

@@ -43,6 +43,7 @@ class Evaluation:
         per_class: class name -> its scores.
         confusion: the confusion matrix, rows are the truth: (K, K), or (K, 2, 2) when multi-label.
         images: every image, in the order of the split.
+        details: what else the metrics tell: counts of objects, what a limit cut.
         thresholds: the best per class, found on these images; empty when they were not looked for.
         seconds: it took.
     """
@@ -54,6 +55,7 @@ class Evaluation:
     images: tuple[ImageScore, ...]
     thresholds: tuple[float, ...] = field(default=())
     seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def headline(self) -> float:
@@ -74,6 +76,7 @@ class Evaluation:
             "scores": self.scores,
             "per_class": self.per_class,
             "confusion": self.confusion,
+            "details": self.details,
             "thresholds": list(self.thresholds),
             "seconds": round(self.seconds, 3),
             "worst": ranked[:12],
@@ -154,6 +157,7 @@ def evaluate(
         images=tuple(image for _, image in every),
         thresholds=thresholds,
         seconds=time.perf_counter() - started,
+        details={name: value for name, value in report.details.items() if name != "confusion"},
     )
 
 

@@ -22,6 +22,7 @@ class RegionSettings:
         score_threshold: detections of a lower score are left out.
         nms_threshold: of two detections of a class that overlap more, the worse is left out.
         detections: at most so many per image.
+        box_width, mask_channels: of the heads.
         sampled_anchors, sampled_regions: per image, from which is learnt; of these at most half and a quarter show objects.
 
     Raises:
@@ -38,6 +39,8 @@ class RegionSettings:
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     detections: int = 100
+    box_width: int = 1024
+    mask_channels: int = 256
     sampled_anchors: int = 256
     sampled_regions: int = 512
 

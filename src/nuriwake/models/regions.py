@@ -73,8 +73,9 @@ class RegionBranch(nn.Module):
             resolution=BOX_CELLS,
             convolutions=style.box_convolutions,
             layers=style.box_layers,
+            width=settings.box_width,
         )
-        self.mask_head = MaskHead(inputs, classes, norm=style.mask_norm)
+        self.mask_head = MaskHead(inputs, classes, channels=settings.mask_channels, norm=style.mask_norm)
 
     def forward(self, maps: Sequence[Tensor], image: Size, padded: Size) -> RegionOutput:
         """What is found in each image.

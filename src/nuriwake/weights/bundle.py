@@ -225,10 +225,11 @@ def resolved_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     A default that JSON cannot hold (a class, in somebody's own constructor) is left to the constructor.
     """
-    from nuriwake.models.catalogue import model_options
+    from nuriwake.models.catalogue import merged_options, model_options
 
     defaults = {key: to_plain(value) for key, value in model_options(name).items()}
-    return {key: value for key, value in defaults.items() if _is_plain(value)} | to_plain(given)
+    plain = {key: value for key, value in defaults.items() if _is_plain(value)}
+    return merged_options(plain, to_plain(given))
 
 
 def _is_plain(value: Any) -> bool:
