@@ -77,7 +77,8 @@ def test_outputs_are_the_published_ones(name, parity, formula):
     size = (image["height"], image["width"])
     expected = np.load(parity / f"{name}.npz")
     if source == "detectron2":
-        images = torch.from_numpy(published.preprocessing.tensor(formula.image(image["image"], *size)))[None]
+        preprocessing = published.preprocessing_of({}, {})
+        images = torch.from_numpy(preprocessing.tensor(formula.image(image["image"], *size)))[None]
     else:
         images = torch.from_numpy(formula.normalised(image["image"], *size))
     with torch.no_grad():
