@@ -96,10 +96,15 @@ class Situation:
     object_side: float | None = None
 
 
+HEAVY = 4
+"""The cost from which a model is recommended without a GPU only to who wants accuracy above all."""
+
+
 def ranked(situation: Situation, count: int = 3) -> list[Candidate]:
-    """The `count` best candidates, the best first."""
-    order = sorted(CANDIDATES[situation.task], key=lambda candidate: -_worth(candidate, situation))
-    return order[:count]
+    """The `count` best candidates, the best first; fewer where the others would be too heavy."""
+    bearable = situation.gpu or situation.goal == "accuracy"
+    fitting = [candidate for candidate in CANDIDATES[situation.task] if bearable or candidate.cost < HEAVY]
+    return sorted(fitting, key=lambda candidate: -_worth(candidate, situation))[:count]
 
 
 def remarks(candidate: Candidate, situation: Situation) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ def remarks(candidate: Candidate, situation: Situation) -> tuple[str, ...]:
         said.append(f"wants about {candidate.images} images or more, and there are {situation.images}")
     if _small(situation) and not candidate.small_objects:
         said.append(f"is weaker with small objects, and these measure {situation.object_side:.0f} pixels")
-    if not situation.gpu and candidate.cost >= 4:
+    if not situation.gpu and candidate.cost >= HEAVY:
         said.append("is slow to train without a GPU")
     return tuple(said)
 
