@@ -1,4 +1,4 @@
-"""SegFormer's published checkpoints: recognised, read whole, and with the published outputs."""
+"""SegFormer's published checkpoints: every source's names, other sizes, refusals. Their outputs: test_checkpoint.py."""
 
 import json
 import re
@@ -9,19 +9,15 @@ import pytest
 import torch
 
 from nuriwake.core.errors import UserError
-from nuriwake.models import build_model, count_parameters
-from nuriwake.models.outputs import fit_logits
+from nuriwake.models import build_model
 from nuriwake.models.segformer_names import convert_encoder
 from nuriwake.models.state import load_strictly
 from nuriwake.weights.published.segformer import SOURCES
 
-REFERENCES = {
-    "transformers__segformer_b0": ("transformers", "segformer_b0"),
-    "transformers__segformer_b2": ("transformers", "segformer_b2"),
-    "smp__segformer_mit_b0": ("smp", "segformer_b0"),
-    "mmseg__segformer_mit-b0": ("mmseg", "segformer_b0"),
-}
-EVERY = pytest.mark.parametrize("name", sorted(REFERENCES))
+EVERY = pytest.mark.parametrize(
+    "name",
+    ["transformers__segformer_b0", "transformers__segformer_b2", "smp__segformer_mit_b0", "mmseg__segformer_mit-b0"],
+)
 
 
 @pytest.fixture
@@ -52,23 +48,6 @@ def read(arrays, config=None):
             ours[own] = published.transform(own, item)
     load_strictly(model, ours, "the reference")
     return published, spec, model
-
-
-@EVERY
-def test_outputs_are_the_published_ones(name, parity, formula):
-    description = json.loads((parity / f"{name}.json").read_text())
-    published, spec, model = read(formula.state_dict(parity / f"{name}.json"))
-    assert (published.source, spec.name) == REFERENCES[name]
-    image = description["input"]
-    with torch.no_grad():
-        logits = model(torch.from_numpy(formula.normalised(image["image"], image["height"], image["width"]))).logits
-    expected = np.load(parity / f"{name}.npz")["output"]
-    found = fit_logits(logits, expected.shape[-2:]).numpy()
-    assert found.shape == expected.shape
-    # Measured: 2e-6 at most. The layer norms' epsilon of another source would cost up to 3e-5.
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-    # mmsegmentation's head leaves the bias out in front of its norms; all others have what is published.
-    assert count_parameters(model) == description["parameters"]
 
 
 def as_the_authors(arrays):
