@@ -104,8 +104,9 @@ def load(
     device: str = "auto",
     precision: Precision = "float32",
     settings: Changes = None,
+    task: str | None = None,
 ) -> Predictor:
-    """A predictor from a run folder or a bundle file: `predictor(image)` -> `SemanticMap`.
+    """A predictor from a run folder or a bundle file: `predictor(image)` -> `SemanticMap`, `Instances` or `Panoptic`.
 
     Args:
         path: a run folder, or a bundle (`*.safetensors`) anywhere.
@@ -113,13 +114,14 @@ def load(
         precision: of the network's arithmetic.
         settings: tiles, test-time augmentation, thresholds, post-processing; None takes the bundle's, a mapping such as
             {"flips": "all"} changes some fields of them, and `PredictSettings` replaces them all.
+        task: what to answer, where the model can answer more than what it was trained for (query models: all three).
 
     Raises:
-        UserError: there is no bundle, or it is damaged.
+        UserError: there is no bundle, it is damaged, or its model does not answer the task.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_predictor(path, device=device, precision=precision, settings=settings, read=read_image)
+    return load_predictor(path, device=device, precision=precision, settings=settings, task=task, read=read_image)
 
 
 def read_checkpoint(
@@ -156,6 +158,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     tolerance: float = 1.0,
     settings: Changes = None,
+    task: str | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Evaluate a run or bundle on a split of a data set.
@@ -164,22 +167,26 @@ def evaluate(
         path: a run folder or a bundle file.
         data: as in `train`. Where the data have no splits, the one that the training made is made again.
         split: the name of the split.
-        metrics: further metrics: "surface" (HD95 in three definitions, NSD, average surface distance), "boundary".
+        metrics: further metrics: "surface" (HD95 in three definitions, NSD, average surface distance) and "boundary" for
+            maps, "boundary" (AP of boundaries) for objects.
         tolerance: of the normalised surface Dice, in the unit of the data's spacing (pixels where they give none).
-        settings: as in `load`.
+        settings, task: as in `load`.
 
     Raises:
         UserError: no such bundle, data, split or metric, or data with other classes than the model's.
     """
     bundle = describe(path)
     share = bundle.config.get("data", {}).get("val_share", 0.2)
-    task = get_task(bundle.task)
-    found = viewed(open_data(data, val_share=share), task)
+    asked = get_task(task or bundle.task)
+    found = viewed(open_data(data, val_share=share), asked)
     records = found.records(split)
     request = EvaluationRequest(
-        task, task.headline_name(found.space, None), metrics=(*task.usual, *metrics), settings=MetricSettings(tolerance)
+        asked,
+        asked.headline_name(found.space, None),
+        metrics=(*asked.usual, *metrics),
+        settings=MetricSettings(tolerance),
     )
-    predictor = load(path, device=device, settings=settings)
+    predictor = load(path, device=device, settings=settings, task=task)
     if not (isinstance(settings, Mapping) and "score_threshold" in settings):
         # The bundle's is for what is shown; scores of a data set count objects of any score.
         predictor = predictor.with_settings(replace(predictor.settings, score_threshold=None))

@@ -20,6 +20,7 @@ def evaluate(
     settings: Path | None = None,
     metrics: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     tolerance: float = 1.0,
+    task: str | None = None,
     device: str = "auto",
     json: bool = False,
     fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
@@ -31,8 +32,10 @@ def evaluate(
         data: a folder whose format is recognised, or a YAML file that describes the data.
         split: the name of the split.
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
-        metrics: further ones: surface (HD95 in three definitions, NSD, average surface distance), boundary (boundary IoU).
+        metrics: further ones. Maps: surface (HD95 in three definitions, NSD, average surface distance), boundary (boundary
+            IoU). Objects: boundary (boundary AP).
         tolerance: of the NSD, in the unit of the data's spacing (pixels where they give none).
+        task: semantic, instance or panoptic, where the model answers more than what it was trained for.
         device: auto, cpu, cuda or cuda:N.
         json: print everything as one JSON object instead of tables.
         fields: of the settings.
@@ -40,7 +43,9 @@ def evaluate(
     from nuriwake.api import evaluate as evaluate_data
 
     changes = settings_changes(settings, fields)
-    found = evaluate_data(run, data, split=split, metrics=metrics, tolerance=tolerance, settings=changes, device=device)
+    found = evaluate_data(
+        run, data, split=split, metrics=metrics, tolerance=tolerance, settings=changes, task=task, device=device
+    )
     if json:
         about = {"run": str(run), "data": str(data), "split": split, "count": len(found.images)}
         print(json_format.dumps(about | found.plain(), ensure_ascii=False, indent=1, allow_nan=False))

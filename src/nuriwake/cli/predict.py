@@ -15,6 +15,7 @@ def predict(
     settings: Path | None = None,
     overlay: bool = True,
     to: str | None = None,
+    task: str | None = None,
     device: str = "auto",
     fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
@@ -28,13 +29,14 @@ def predict(
         overlay: write the picture with the prediction painted over it, too.
         to: a data format (nuriwake convert --help) in which the predictions are written as well, such as coco or labelme, so
             that an annotation tool opens them as a first draft.
+        task: semantic, instance or panoptic, where the model answers more than what it was trained for.
         device: auto, cpu, cuda or cuda:N.
         fields: of the settings.
     """
     from nuriwake.api import load
     from nuriwake.cli.prediction import Wanted, find_images, predict_files
 
-    predictor = load(run, device=device, settings=settings_changes(settings, fields))
+    predictor = load(run, device=device, task=task, settings=settings_changes(settings, fields))
     count, notes = predict_files(predictor, find_images(images), Wanted(out, overlay, to, run))
     for note in notes:
         print(note)

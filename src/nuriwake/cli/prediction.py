@@ -72,7 +72,7 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
         UserError: a result would overwrite an image, or the format is not written (nothing is predicted then); an image
             cannot be read or does not suit the model: what was predicted before it stays, and predictions.json lists it.
     """
-    _refuse_overwriting(images, wanted.out, predictor.space)
+    _refuse_overwriting(images, wanted.out, predictor.answers)
     if wanted.to is not None:
         refuse_unwritable(wanted.to)
     entries: list[dict[str, Any]] = []
@@ -84,13 +84,13 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
             for _ in samples:
                 pass
         else:
-            settings = WriteSettings(split="predicted")
+            settings = WriteSettings(split="test")
             notes = write_data(
-                samples, wanted.out / wanted.to, format=wanted.to, space=predictor.space, settings=settings
+                samples, wanted.out / wanted.to, format=wanted.to, space=predictor.answers, settings=settings
             ).notes
     finally:
         if entries:
-            about = {"model": str(wanted.source), "classes": to_plain(predictor.space), "images": entries}
+            about = {"model": str(wanted.source), "classes": to_plain(predictor.answers), "images": entries}
             write_json(wanted.out / "predictions.json", about)
         if predictor.task == "instance" and entries:
             write_json(wanted.out / "coco_results.json", results)
@@ -106,7 +106,7 @@ def _predicted(
     results: list[dict[str, Any]],
 ) -> Iterator[Sample]:
     """Image by image, written and listed in `entries` and `results` before it is handed on."""
-    categories = {name: label + 1 for label, name in enumerate(predictor.space.names)}
+    categories = {name: label + 1 for label, name in enumerate(predictor.answers.names)}
     numbers = image_identifiers(list(images))
     with Bar(shown=True) as bar:
         for index, (name, file) in enumerate(images.items()):

@@ -185,7 +185,7 @@ def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 def check_space(predictor: Predictor, data: DataSet) -> None:
     """Raises UserError when the data have other classes than the model."""
-    one, other = predictor.space, data.space
+    one, other = predictor.answers, data.space
     if one.names != other.names or one.exclusive != other.exclusive:
         raise UserError(
             f"{data.root}: the data have the classes {', '.join(other.names)}, but the model knows {', '.join(one.names)}; "

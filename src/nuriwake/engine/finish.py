@@ -8,7 +8,7 @@ from nuriwake.core.serial import to_plain
 from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.evaluate import Evaluation, evaluate
 from nuriwake.engine.setup import Job, output_classes
-from nuriwake.weights.bundle import Bundle, ModelSpec, resolved_options, save_bundle
+from nuriwake.weights.bundle import SHOWN_SCORE, Bundle, ModelSpec, resolved_options, save_bundle
 from nuriwake.weights.licence import weights_licence
 
 
@@ -67,9 +67,8 @@ def _bundle(job: Job, found: Evaluation) -> Bundle:
 
 
 def _score_threshold(job: Job) -> float | None:
-    """What is shown of objects, unless the configuration says otherwise: what is likelier right than wrong."""
     asked = job.config.predict.score_threshold
-    return 0.5 if asked is None and job.task.name == "instance" else asked
+    return SHOWN_SCORE if asked is None and job.task.name == "instance" else asked
 
 
 def _headline(found: Evaluation) -> str:

@@ -16,6 +16,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.geometry import Geometry
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.targets import Size, Target
+from nuriwake.core.views import instance_space, semantic_space
 from nuriwake.inference.augmentation import FLIPS, Flip, flip_array
 from nuriwake.inference.decoding import Pass, Request, Watch, decode, find_decoder, output_type, probability_strips
 from nuriwake.inference.preprocessing import Preprocessing
@@ -62,6 +63,12 @@ class Predictor:
         self._decoder = find_decoder(self.task, self._kind, self.settings.decoding, self.settings.score_threshold)
         self._device = torch.device(self.device)
         self.model = self.model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def answers(self) -> LabelSpace:
+        """The classes of the answers: `space`, or as much of it as the task tells apart (see `core.views`)."""
+        seen = {"semantic": semantic_space, "instance": instance_space}.get(self.task)
+        return self.space if seen is None else seen(self.space)
 
     def with_settings(self, settings: PredictSettings) -> "Predictor":
         """The same model with other settings; nothing is copied."""

@@ -34,6 +34,9 @@ FILE_NAME = "bundle.safetensors"
 OTHER_SETTINGS = "The scores were measured before the settings were changed."
 """The note of a bundle whose settings are no longer those of its evaluation."""
 
+SHOWN_SCORE = 0.5
+"""Objects of a lower score are left out of what is shown, unless somebody says otherwise: what is likelier right than wrong."""
+
 _HEADER = "nuriwake"
 
 
@@ -171,11 +174,14 @@ def load_predictor(
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
     settings: Changes = None,
+    task: str | None = None,
     read: Callable[[Path], np.ndarray] | None = None,
 ) -> Predictor:
     """A predictor from a bundle file or a run folder.
 
     Args:
+        task: what to answer, where the model can answer more than what it was trained for (query models answer all three
+            tasks); thresholds and options of decoding in the bundle are for its own task and do not count then.
         settings: None takes the bundle's, a mapping changes some fields of them, `PredictSettings` replaces them.
 
     Raises:
@@ -183,8 +189,15 @@ def load_predictor(
     """
     file = find_bundle(path)
     bundle, state = read_bundle(file)
+    if task is not None and task != bundle.task:
+        bundle = replace(bundle, task=task, settings=_for_task(bundle.settings, task))
     bundle = replace(bundle, settings=change_settings(bundle.settings, settings))
     return _predictor(file, bundle, state, device=device, precision=precision, read=read)
+
+
+def _for_task(settings: PredictSettings, task: str) -> PredictSettings:
+    shown = SHOWN_SCORE if task == "instance" else None
+    return replace(settings, decoding={}, thresholds=(), score_threshold=shown)
 
 
 def _predictor(
