@@ -51,7 +51,9 @@ def look(entry: Entry, facts: Facts) -> None:
             label = annotation.category
             facts.labels[label] = facts.labels.get(label, 0) + int(areas[n])
         if areas[n] == 0:
-            facts.tell("no_area", _who(entry, annotation), "no pixel lies inside")
+            who = _who(entry, annotation)
+            if not any(problem.kind == "no_area" and problem.where == who for problem in facts.problems):
+                facts.tell("no_area", who, "no pixel lies inside")
         else:
             _compare_box(annotation, boxes[n], entry, facts)
     keep = np.array([not annotation.crowd for annotation in good]) & (areas > 0)
