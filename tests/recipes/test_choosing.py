@@ -127,6 +127,10 @@ def test_a_device_that_is_not_here_is_not_timed(shapes, light, monkeypatch):
     assert "--budget" not in advice.models[0].command
     with pytest.raises(UserError, match="expected auto, cpu or cuda, found 'mps'"):
         nw.recommend(shapes, device="mps")
+    with pytest.raises(UserError, match=r"there is no 'sped'.*Did you mean 'speed'"):
+        nw.recommend(shapes, goal="sped")
+    with pytest.raises(UserError, match="Did you mean 'semantic'"):
+        nw.recommend(shapes, task="semantics")
 
 
 def test_what_the_classes_tell_decides_the_task():

@@ -85,9 +85,9 @@ def camvid_eight(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     data = open_data(source)
     for record in data.records("train")[::46][:8]:
         sample = data.read(record)
-        window = np.s_[90:270, 120:360]
+        image, labels = sample.image[90:270, 120:360, ::-1], sample.target.labels[90:270, 120:360]
         for split in ("train", "val"):
-            for kind, array in (("images", sample.image[window][..., ::-1]), ("masks", sample.target.labels[window])):
+            for kind, array in (("images", np.ascontiguousarray(image)), ("masks", np.ascontiguousarray(labels))):
                 (root / kind / split).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(root / kind / split / f"{Path(record.name).name}.png"), array)
     shutil.copy(source / "classes.json", root)

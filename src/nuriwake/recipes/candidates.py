@@ -1,11 +1,13 @@
 """What there is to choose from: a judgement of every model that is recommended, and how data and wishes weigh it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Goal = Literal["balance", "accuracy", "speed", "small", "few-images"]
 """What the user wants most: a balance for the machine, the best score, the fastest answer, the smallest file, or a model that
 learns from few images."""
+
+GOALS: tuple[Goal, ...] = get_args(Goal)
 
 FEW = 50
 """So many training images are taken to be there at most when the wish is "few-images"."""

@@ -11,6 +11,7 @@ import torch
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import did_you_mean
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.formats import open_data
@@ -25,7 +26,7 @@ from nuriwake.engine.view import viewed
 from nuriwake.models import build_model, count_parameters, resolve_model
 from nuriwake.models.backbones import BACKBONES
 from nuriwake.recipes import build_config
-from nuriwake.recipes.candidates import CANDIDATES, Candidate, Goal, Situation, ranked, remarks
+from nuriwake.recipes.candidates import CANDIDATES, GOALS, Candidate, Goal, Situation, ranked, remarks
 from nuriwake.tasks import get_task
 
 LOOKED_AT = 16
@@ -98,8 +99,10 @@ def recommend(
         count: of models.
 
     Raises:
-        UserError: the data cannot be trained on, or there is no such task.
+        UserError: the data cannot be trained on, or there is no such goal, task or device.
     """
+    if goal not in GOALS:
+        raise UserError(f"goal: there is no '{goal}'; known are {', '.join(GOALS)}.{did_you_mean(goal, GOALS)}")
     path = Path(data)
     opened = open_data(path)
     task = get_task(task or _natural_task(opened.space)).name
