@@ -155,6 +155,8 @@ def region_options(shapes: Shapes, config: Config) -> dict[str, Any]:
         "sampled_regions": "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
     }
     found = {field: value_of(config, name, getattr(usual, field)) for field, name in names.items()}
+    found["box_width"] = shapes["roi_heads.box_predictor.cls_score.weight"][1]
+    found["mask_channels"] = shapes["roi_heads.mask_head.deconv.weight"][0]
     sizes = [float(level[0]) for level in sizes]
     return to_plain(usual) | found | {"anchor_sizes": sizes, "anchor_ratios": list(map(float, ratios[0]))}
 

@@ -61,7 +61,13 @@ def _torchvision_spec(shapes: Shapes, config: Config) -> ModelSpec:
     counted = "backbone.body.bn1.num_batches_tracked" in shapes
     options: dict[str, Any] = {
         "style": "torchvision_v2" if deeper else "torchvision",
-        "regions": to_plain(RegionSettings(training_proposals=2000)),
+        "regions": to_plain(
+            RegionSettings(
+                training_proposals=2000,
+                box_width=shapes["roi_heads.box_predictor.cls_score.weight"][1],
+                mask_channels=shapes["roi_heads.mask_predictor.conv5_mask.weight"][0],
+            )
+        ),
         "pyramid_channels": shapes["rpn.head.cls_logits.weight"][1],
         "frozen_norm": not counted,
         "epsilon": 1e-5 if counted else 0.0,
