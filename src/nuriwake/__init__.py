@@ -19,6 +19,7 @@ from nuriwake.core.targets import SemanticMap
 
 if TYPE_CHECKING:
     from nuriwake.api import (
+        check,
         convert,
         describe,
         evaluate,
@@ -40,6 +41,7 @@ _LATE = {
     "train": "nuriwake.api",
     "load": "nuriwake.api",
     "evaluate": "nuriwake.api",
+    "check": "nuriwake.api",
     "convert": "nuriwake.api",
     "recommend": "nuriwake.api",
     "describe": "nuriwake.api",
@@ -53,7 +55,7 @@ _LATE = {
 
 __all__ = [
     "IGNORE", "Instances", "LabelSpace", "Panoptic", "PredictSettings", "Predictor", "RunError", "Sample", "SemanticMap",
-    "UserError", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "recommend", "train",
+    "UserError", "check", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run", "read_checkpoint", "recommend", "train",
 ]  # fmt: skip
 
 

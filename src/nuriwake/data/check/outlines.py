@@ -4,14 +4,14 @@ import numpy as np
 
 from nuriwake.core.size import Size
 
-_MOST_POINTS = 2000
+_MOST_POINTS = 1000
 
 
 def crosses_itself(points: np.ndarray) -> bool:
     """Whether two edges of the closed outline `points` (P, 2) that are no neighbours cross in their insides.
 
     Edges that touch, or lie on each other, do not count: tools write those where a hole is bridged. Outlines of more than
-    2,000 points are looked at with every n-th one.
+    1,000 points are looked at with every n-th one.
     """
     points = points[:: -(-len(points) // _MOST_POINTS)]
     keep = np.any(points != np.roll(points, 1, axis=0), axis=1)
