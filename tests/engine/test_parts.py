@@ -222,6 +222,8 @@ FACTS = DataFacts(
     level_mean=(0.3,) * 3,
     level_deviation=(0.2,) * 3,
     class_pixels=(900, 100),
+    object_sizes=(0.0, 0.0, 0.0),
+    most_objects=0,
     decoded_bytes=5 * 2**20,
 )
 MACHINE = MachineFacts(CPU, cores=2)
@@ -277,6 +279,31 @@ def test_images_of_very_different_exposures_have_levels_of_their_own():
     assert choose(OPEN, replace(FACTS, exposures=9.0), MACHINE)[0].data.exposure == "image"
     mixed = override(OPEN, {"augmentation.mixing": ["cut_mix"]})
     assert choose(mixed, replace(FACTS, exposures=9.0), MACHINE)[0].data.exposure == "fixed"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            "mask_rcnn_mobilenet_v2_fpn",
+            {"model.options.regions.anchor_sizes": [8, 16, 32, 64, 128], "model.options.regions.detections": 300},
+        ),
+        (
+            "yolact_mobilenet_v2",
+            {"model.options.prior_sizes": [13.8, 27.5, 55.0, 110.0, 220.0], "predict.decoding.detections": 300},
+        ),
+        ("unet", {}),
+    ],
+)
+def test_models_of_objects_are_told_how_large_and_how_many_they_are(model, expected):
+    facts = replace(FACTS, object_sizes=(9.3, 20.0, 40.0), most_objects=120, space=LabelSpace(("cell",), (True,)))
+    task = "semantic" if model == "unet" else "instance"
+    config, choices = choose(replace(OPEN, model=ModelConfig(model), task=task), facts, MACHINE)
+    found = {
+        choice.field: choice.value for choice in choices if "options" in choice.field or "decoding" in choice.field
+    }
+    assert found == expected
+    assert choose(config, facts, MACHINE)[1] == []
 
 
 THINGS, STUFF = LabelSpace(("a", "b"), (True, True)), LabelSpace(("a", "b"))

@@ -1,13 +1,15 @@
 """Sensible values for what the user left open, each with its reason in one line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import to_plain
-from nuriwake.engine.config import RunConfig, flatten, override
+from nuriwake.engine.config import RunConfig, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import early_modules
 from nuriwake.engine.precision import choose_precision
@@ -25,6 +27,12 @@ _CROP = "augmentation.crop_size"
 EXPOSURES = 3
 """From this ratio between the ranges of values of bright and dim images on, each image has its own levels."""
 
+CROWDED = 60
+"""Objects in an image from which the usual limit of 100 answers is too low."""
+
+YOLACT_SIDE = 550
+"""Pixels of the side that YOLACT's priors are given for."""
+
 IMBALANCE = 20
 """Pixels of the commonest over those of the rarest class from which class weights are chosen."""
 
@@ -36,9 +44,19 @@ class _Choices:
 
     def offer(self, name: str, value: Any, reason: str) -> None:
         """Fill the field `name` unless it holds a value already."""
-        if flatten(to_plain(self.config)).get(name) in (None, "auto"):
+        held: Any = to_plain(self.config)
+        for part in name.split("."):
+            held = held.get(part) if isinstance(held, Mapping) else None
+        if held in (None, "auto"):
             self.config = override(self.config, {name: value})
             self.made.append(Choice(name, value, reason))
+
+    def offer_region(self, name: str, value: Any, reason: str) -> None:
+        """Fill the field `name` of the model's option `regions` unless it holds a value already."""
+        held = self.config.model.options.get("regions", {})
+        if name not in held:
+            self.config = override(self.config, {"model.options.regions": {**held, name: value}})
+            self.made.append(Choice(f"model.options.regions.{name}", value, reason))
 
 
 def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[RunConfig, list[Choice]]:
@@ -55,6 +73,8 @@ def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[R
     _choose_length(choices, data, machine)
     _choose_augmentation(choices, data)
     _choose_exposure(choices, data)
+    if choices.config.task == "instance":
+        _choose_objects(choices, data)
     _choose_class_weights(choices, data)
     _check(choices.config, machine)
     return choices.config, choices.made
@@ -235,6 +255,29 @@ def _choose_exposure(choices: _Choices, data: DataFacts) -> None:
     else:
         # nuclei (9-fold): 0.9286 after 223 steps, against 0.9235 after 187 and 0.9276 after 269 with fixed levels.
         choices.offer("data.exposure", "image", f"exposures differ {ratio:.0f}-fold, so each image has its own levels")
+
+
+def _choose_objects(choices: _Choices, data: DataFacts) -> None:
+    """Sizes and numbers that models of objects have for COCO's photographs, for these."""
+    low, _, high = data.object_sizes
+    if not low:
+        return
+    options = model_options(choices.config.model.name)
+    # A power of two not above the small objects: anchors and priors double from level to level.
+    first = float(2 ** int(np.clip(np.floor(np.log2(low)), 2, 5)))
+    why = f"four of five objects measure {low:.0f} to {high:.0f} pixels"
+    if "regions" in options:
+        choices.offer_region("anchor_sizes", [first * 2**level for level in range(5)], why)
+    if "prior_sizes" in options:
+        scale = first / (choices.config.augmentation.crop_size or 1) * YOLACT_SIDE
+        choices.offer("model.options.prior_sizes", [round(scale * 2**level, 1) for level in range(5)], why)
+    if data.most_objects > CROWDED:
+        room = 100 * -(-data.most_objects * 2 // 100)
+        why = f"there are images of {data.most_objects} objects"
+        if "regions" in options:
+            choices.offer_region("detections", room, why)
+        else:
+            choices.offer("predict.decoding.detections", room, why)
 
 
 def _choose_class_weights(choices: _Choices, data: DataFacts) -> None:

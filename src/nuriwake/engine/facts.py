@@ -10,6 +10,8 @@ import torch
 
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
+from nuriwake.core.views import instance_view
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import image_header
 from nuriwake.data.parallel import spread
@@ -46,6 +48,9 @@ class DataFacts:
         level_mean: as `mean`, of values between each image's own levels.
         level_deviation: likewise.
         class_pixels: (K,) true pixels of every class in the images looked at.
+        object_sizes: of the objects in the images looked at, the 10th, 50th and 90th percentile of the square root of the area of
+            their boxes, in pixels; zeros where there are none.
+        most_objects: in one of these images.
         decoded_bytes: of all training images and masks in memory.
     """
 
@@ -66,6 +71,8 @@ class DataFacts:
     level_mean: tuple[float, ...]
     level_deviation: tuple[float, ...]
     class_pixels: tuple[int, ...]
+    object_sizes: tuple[float, float, float]
+    most_objects: int
     decoded_bytes: int
 
 
@@ -124,6 +131,8 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
         level_mean=level_mean,
         level_deviation=level_deviation,
         class_pixels=_class_pixels(samples, data.space),
+        object_sizes=_object_sizes(samples),
+        most_objects=max((len(_object_boxes(sample)) for sample in samples), default=0),
         decoded_bytes=int(area * bytes_per_pixel * len(records)),
     )
 
@@ -174,3 +183,19 @@ def _grey(image: np.ndarray) -> bool:
 def _class_pixels(samples: Sequence[Sample], space: LabelSpace) -> tuple[int, ...]:
     counts = [count_classes(sample.target) for sample in samples if sample.target is not None]
     return tuple(int(value) for value in np.sum([np.zeros(len(space), np.int64), *counts], axis=0))
+
+
+def _object_boxes(sample: Sample) -> np.ndarray:
+    """Of the objects that count one by one, float32 (N, 4); none for maps of classes."""
+    target = sample.target
+    if target is None or isinstance(target, SemanticMap):
+        return np.zeros((0, 4), np.float32)
+    objects = instance_view(target)
+    return objects.boxes[~objects.crowd]
+
+
+def _object_sizes(samples: Sequence[Sample]) -> tuple[float, float, float]:
+    boxes = np.concatenate([_object_boxes(sample) for sample in samples])
+    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    low, middle, high = np.percentile(sizes, (10, 50, 90)) if len(sizes) else (0.0, 0.0, 0.0)
+    return round(float(low), 1), round(float(middle), 1), round(float(high), 1)
