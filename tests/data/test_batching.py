@@ -1,9 +1,11 @@
 """Batches: the same with any number of workers, and errors that keep their own sentence."""
 
+import multiprocessing
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.data.batching import CachedRead, DrawDataset, make_loader
 from nuriwake.data.images import read_image
+from nuriwake.data.parallel import forking
 from nuriwake.data.samplers import Draw, EpochSampler
 
 BINARY = LabelSpace(("background", "cell"))
@@ -178,3 +181,20 @@ def test_the_cache_is_bounded_and_sent_empty():
     full = CachedRead(Shapes(), 10**6)
     full(0)
     assert pickle.loads(pickle.dumps(full))._kept == {}
+
+
+def test_forked_processes_may_use_opencv_whatever_the_parent_did():
+    """The parent's pool of OpenCV threads does not survive a fork; in a child that has it, `setNumThreads` waits for ever."""
+    threads = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000))  # starts the pool
+        with forking():
+            child = multiprocessing.get_context("fork").Process(target=cv2.setNumThreads, args=(2,))
+            child.start()
+        assert cv2.getNumThreads() == 4
+        child.join(20)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+        cv2.setNumThreads(threads)

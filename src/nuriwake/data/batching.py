@@ -1,7 +1,9 @@
 """Draw -> sample -> tensors -> batch, in workers, with nothing that depends on which worker did it."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +18,7 @@ from nuriwake.core.instances import Instances
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Target
+from nuriwake.data.parallel import forking
 from nuriwake.data.samplers import ANYWHERE, Draw, random_pixel
 
 
@@ -129,7 +132,9 @@ class Loader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            for batch in super().__iter__():
+            with forking() if self.num_workers else nullcontext():
+                batches = super().__iter__()
+            for batch in batches:
                 if isinstance(batch, Failure):
                     raise UserError(batch.message)
                 yield batch
@@ -204,7 +209,8 @@ def collate(items: Sequence[Item | Failure], view: View) -> Batch | Failure:
 def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(0)  # one thread per worker: more would fight with the other workers and the training step
+    if sys.platform != "linux":  # forked workers have one thread each already, see `forking`
+        cv2.setNumThreads(0)
 
 
 def _bytes(sample: Sample) -> int:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import cv2
 
 from nuriwake.core.errors import RunError
+from nuriwake.data.parallel import forking
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +46,9 @@ def each_process(
     pool = ProcessPoolExecutor(count, context, _start, (function,))
     pending: deque[Future[list[Result]]] = deque()
     try:
-        for chunk in chunks:
+        with forking():
+            pending.append(pool.submit(_do, chunks[0]))  # starts all processes
+        for chunk in chunks[1:]:
             pending.append(pool.submit(_do, chunk))
             if len(pending) >= 4 * count:
                 yield from pending.popleft().result()
@@ -63,7 +66,8 @@ def each_process(
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    cv2.setNumThreads(1)
+    if sys.platform != "linux":
+        cv2.setNumThreads(1)
 
 
 def _do(chunk: Sequence[Any]) -> list[Any]:
