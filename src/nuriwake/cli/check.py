@@ -79,6 +79,5 @@ def _print_finding(finding: "Finding") -> None:
     print(f"  do:  {finding.remedy}")
     for file in finding.files:
         print(f"    {file}")
-    more = finding.count - len(finding.files)
-    if len(finding.files) == 10 and more > 0:
-        print(f"    and {more:,} more")
+    if finding.count > len(finding.files) == 10:
+        print("    and others")

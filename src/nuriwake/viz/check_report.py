@@ -87,15 +87,15 @@ def check_page(
     """
     rows = np.array([facts.split for facts in seen.facts])
     table = {split: seen.class_pixels[rows == split] for split in seen.splits} if seen.space else {}
-    heights = np.sqrt(seen.sizes.prod(axis=1)) if len(seen.sizes) else np.zeros(1)
+    sides = np.sqrt(seen.sizes.prod(axis=1)) if len(seen.sizes) else np.zeros(1)
     harmful = sum(item["severity"] == "harmful" for item in plain["findings"])
     facts = [("images", f"{len(seen.facts):,}"), ("classes", str(len(seen.space)) if seen.space else "unknown")]
     facts += [(f"in {split or 'no split'}", f"{len(part):,}") for split, part in seen.splits.items()]
     facts += [("objects or regions", f"{len(seen.objects):,}")] if len(seen.objects) else []
-    facts += [("median side", f"{np.median(heights):,.0f} px"), ("harmful findings", str(harmful))]
+    facts += [("median side", f"{np.median(sides):,.0f} px"), ("harmful findings", str(harmful))]
     return CheckPage(
         title=str(plain["data"]),
-        summary=f"Format {plain['format']}. {len(plain['findings'])} findings, {harmful} of them harmful.",
+        summary=f"Format {plain['format']}. Findings: {len(plain['findings'])}, of which harmful: {harmful}.",
         facts=tuple(facts),
         troubles=tuple(_told(item, pictures.get(item["kind"], ())) for item in plain["findings"]),
         space=seen.space,
@@ -153,7 +153,7 @@ def _overview(troubles: Sequence[Trouble]) -> Html:
 def _trouble(trouble: Trouble) -> Html:
     return element(
         "section",
-        element("h3", _severity(trouble), text(f" {trouble.what}")),
+        element("h3", _severity(trouble), text(f" · {trouble.what}")),
         element("p", text(trouble.why)),
         element("p", element("b", text("What to do: ")), text(trouble.remedy)),
         _files(trouble),
@@ -164,14 +164,14 @@ def _trouble(trouble: Trouble) -> Html:
 
 def _severity(trouble: Trouble) -> Html:
     colour = {"harmful": (200, 40, 40), "doubtful": (225, 150, 20)}.get(trouble.severity, (90, 140, 190))
-    return Html(html.swatch(colour) + element("b", text(trouble.severity)))
+    inside = html.swatch(colour) + element("b", text(trouble.severity))
+    return Html(f'<span style="white-space:nowrap">{inside}</span>')
 
 
 def _files(trouble: Trouble) -> Html:
     if not trouble.files:
         return Html("")
-    more = trouble.count - len(trouble.files)
-    rest = [element("li", text(f"and {more:,} more"))] if more > 0 and len(trouble.files) == 10 else []
+    rest = [element("li", text("and others"))] if trouble.count > len(trouble.files) == 10 else []
     return element("ul", *(element("li", text(file)) for file in trouble.files), *rest, kind="muted")
 
 
@@ -181,6 +181,8 @@ def _list(notes: Sequence[str]) -> Html:
 
 def _pictures(pictures: Sequence[Picture]) -> Html:
     shown = [_picture(item) for item in pictures if item.image is not None]
+    # Empty places keep one or two pictures from growing over the whole page.
+    shown += [element("figure")] * (5 - len(shown)) if shown else []
     return element("div", *shown, kind="tiles") if shown else Html("")
 
 
@@ -219,6 +221,7 @@ def _class_plot(page: CheckPage) -> Html:
         left.barh(places, 100 * pixels[order] / max(pixels.sum(), 1), color=colours, edgecolor="0.5", linewidth=0.4)
         left.set_xscale("symlog", linthresh=0.01)
         left.set_xlim(left=0)
+        left.xaxis.set_major_formatter(_plainly)
         left.set_xlabel("% of all labelled pixels")
         start = np.zeros(len(order))
         for split, colour in zip(splits, COLOURS, strict=False):
@@ -237,6 +240,11 @@ def _class_plot(page: CheckPage) -> Html:
     return html.join([html.plot(figure, about="pixels and images of the classes"), note])
 
 
+def _plainly(value: float, _: object) -> str:
+    """A tick's number; matplotlib's own for logarithms are formulas, which our style keeps from being parsed."""
+    return f"{value:g}"
+
+
 def _size_plots(page: CheckPage) -> Html:
     figures = [figure for figure in (_images_figure(page), _objects_figure(page)) if figure]
     return element("div", *figures, kind="plots") if figures else Html("")
@@ -251,7 +259,7 @@ def _images_figure(page: CheckPage) -> Html:
         axes.scatter(sizes[:, 1], sizes[:, 0], s=14 + 160 * counts / counts.max(), alpha=0.45, color=COLOURS[0])
         axes.set_xlabel("width in pixels")
         axes.set_ylabel("height in pixels")
-        axes.set_title(f"images: {len(sizes):,} different sizes")
+        axes.set_title(f"images: {len(sizes):,} different {'size' if len(sizes) == 1 else 'sizes'}")
         axes.set_xlim(0, sizes[:, 1].max() * 1.15)
         axes.set_ylim(0, sizes[:, 0].max() * 1.15)
     return html.plot(figure, about="sizes of the images")
@@ -263,8 +271,9 @@ def _objects_figure(page: CheckPage) -> Html:
         return Html("")
     with plot_style():
         figure, (axes,) = new_figure(4.8, 3.4)
-        axes.hist(sides, bins=np.geomspace(1, max(float(sides.max()), 2) * 1.01, 40), color=COLOURS[2])
+        axes.hist(sides, bins=np.geomspace(1, max(float(sides.max()), 2) * 1.01, 40).tolist(), color=COLOURS[2])
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_plainly)
         axes.set_xlabel("square root of the area in pixels")
         axes.set_ylabel("objects or regions")
         axes.set_title(f"{len(sides):,} objects or regions, median {np.median(sides):.0f} pixels wide")

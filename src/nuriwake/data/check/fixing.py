@@ -12,6 +12,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_bytes, write_text
 from nuriwake.core.labels import IGNORE
 from nuriwake.data.check.entry import Entry, Listing
+from nuriwake.data.check.finding import Finding
 from nuriwake.data.check.looking import Facts, MaskFacts, real_suffix
 from nuriwake.data.check.survey import Survey
 from nuriwake.data.deciding import Decision
@@ -78,7 +79,7 @@ def dropped(survey: Survey) -> dict[str, str]:
             found[entry.name] = LEFT_OUT["name_twice"]
     # What is in train and elsewhere too leaves train.
     elsewhere = {facts.digest for facts in survey.facts if facts.split != "train" and facts.digest}
-    if "same_image" in {finding.kind for finding in _found(survey, "same_image")}:
+    if _found(survey, "same_image"):
         found |= {
             facts.name: "that val or test has too"
             for facts in survey.facts
@@ -166,7 +167,7 @@ def _copy(path: Path, to: Path) -> None:
         shutil.copyfile(path, temporary)
 
 
-def _found(survey: Survey, *kinds: str) -> list:  # pyright: ignore[reportUnknownParameterType]
+def _found(survey: Survey, *kinds: str) -> list[Finding]:
     from nuriwake.data.check.checks import CHECKS
 
     return [finding for kind in kinds if (finding := CHECKS[kind](survey)) is not None]

@@ -1,6 +1,7 @@
 """Listing COCO's JSON files leniently: what does not fit together is left out of the entries and kept as a problem."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,6 @@ def _list(root: Path, description: DataDescription, kind: Kind) -> Listing:
 
 def _unique(entries: list[Entry]) -> list[Entry]:
     """Names with their split in front where a name stands in two splits."""
-    from dataclasses import replace
-
     if len({entry.name for entry in entries}) == len(entries):
         return entries
     return [replace(entry, name=f"{entry.split}/{entry.name}") for entry in entries]
@@ -209,7 +208,7 @@ class _File:
         candidates = [*described, *beside, path.parent, self.root]
         return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in wanted[:50]))
 
-    def _tell(self, table: JsonTable, kind: str, where: np.ndarray, text: Any) -> None:
+    def _tell(self, table: JsonTable, kind: str, where: np.ndarray, text: Callable[[int], str]) -> None:
         self.problems += [Problem(kind, table.who(row), text(row)) for row in np.flatnonzero(where).tolist()]
 
 
@@ -259,7 +258,7 @@ def _value(table: JsonTable, key: str, row: int) -> Any:
     return str(value) if isinstance(value, list | dict) and key != "bbox" else value
 
 
-def _told(value: int) -> str:
+def _told(value: Any) -> str:
     return "none" if value == _NO else str(value)
 
 

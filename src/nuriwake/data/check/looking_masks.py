@@ -1,15 +1,17 @@
 """Looking at masks: which values they hold and how, and truth that a format's own reader reads."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE
-from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.core.targets import Panoptic, SemanticMap, Target
 from nuriwake.data.check.entry import Entry
 from nuriwake.data.check.looking import Facts, MaskFacts
 from nuriwake.data.dataset import DataSet, Record
-from nuriwake.data.headers import image_header
+from nuriwake.data.headers import ImageHeader, image_header
 from nuriwake.data.images import read_mask
 from nuriwake.data.observing import pack
 from nuriwake.data.statistics import count_classes
@@ -43,7 +45,7 @@ def look(entry: Entry, facts: Facts, *, objects: bool) -> None:
         facts.objects = _parts(raws[0], seen[0])
 
 
-def mask_facts(path: object, header: object, raw: np.ndarray) -> MaskFacts:
+def mask_facts(path: Path, header: ImageHeader, raw: np.ndarray) -> MaskFacts:
     """What `raw` (H, W) or (H, W, 3), as `read_mask` gives it, holds."""
     three = raw.ndim == 3
     coloured = three and not bool(((raw[..., 0] == raw[..., 1]) & (raw[..., 0] == raw[..., 2])).all())
@@ -72,7 +74,7 @@ def mask_facts(path: object, header: object, raw: np.ndarray) -> MaskFacts:
         coloured,
         three,
         int(near),
-    )  # pyright: ignore[reportArgumentType]
+    )
 
 
 def look_read(record: Record, facts: Facts, data: DataSet) -> None:
@@ -101,7 +103,7 @@ def target_objects(target: Target) -> np.ndarray:
     """float32 (N, 2): label and area of the things of `target` that are no crowd."""
     if isinstance(target, SemanticMap):
         return np.zeros((0, 2), np.float32)
-    areas = target.masks.areas() if not callable(target.masks) else target.areas()
+    areas = target.areas() if isinstance(target, Panoptic) else target.masks.areas()
     keep = ~target.crowd & np.array(target.space.things)[target.labels]
     return np.stack([target.labels[keep], areas[keep]], axis=1).astype(np.float32)
 

@@ -1,12 +1,14 @@
 """Findings about sizes: of images, of values, of objects."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
 from nuriwake.data.check.finding import Finding, some
 from nuriwake.data.check.looking import Facts
 from nuriwake.data.check.survey import Survey
+from nuriwake.data.headers import ImageHeader
 
 STRIDE = 8
 """An object narrower than half of this (the finest stride that our larger models predict at) has hardly a cell of its own."""
@@ -98,7 +100,7 @@ def grey_among_colour(survey: Survey) -> Finding | None:
     )  # fmt: skip
 
 
-def _mixed(survey: Survey, kind: str, key: object, what: str, why: str) -> Finding | None:
+def _mixed(survey: Survey, kind: str, key: Callable[[ImageHeader], str], what: str, why: str) -> Finding | None:
     images = [facts for facts in survey.facts if facts.header is not None]
     kinds = Counter(_of(facts, key) for facts in images)
     if len(kinds) < 2:
@@ -113,8 +115,8 @@ def _mixed(survey: Survey, kind: str, key: object, what: str, why: str) -> Findi
     )  # fmt: skip
 
 
-def _of(facts: Facts, key: object) -> str:
-    return str(key(facts.header))  # pyright: ignore[reportCallIssue]
+def _of(facts: Facts, key: Callable[[ImageHeader], str]) -> str:
+    return key(facts.header) if facts.header is not None else ""
 
 
 def _size(survey: Survey, row: int) -> str:

@@ -73,10 +73,12 @@ class Survey:
 
     @cached_property
     def splits(self) -> dict[str, list[Facts]]:
-        """The facts by split."""
-        found: dict[str, list[Facts]] = {}
+        """The facts by split; train, val and test come first."""
+        here = {facts.split for facts in self.facts}
+        usual = [name for name in ("train", "val", "test") if name in here]
+        found: dict[str, list[Facts]] = {name: [] for name in (*usual, *sorted(here.difference(usual)))}
         for facts in self.facts:
-            found.setdefault(facts.split, []).append(facts)
+            found[facts.split].append(facts)
         return found
 
     @cached_property
