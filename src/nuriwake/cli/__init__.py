@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from importlib.metadata import version
 from keyword import iskeyword
 
@@ -43,7 +44,18 @@ def main(arguments: list[str] | None = None) -> None:
     0 done, 1 the work failed, 2 what the user gave is wrong, 128 + signal when a signal stopped it (130: Ctrl-C; 143:
     SIGTERM, after a training has saved itself).
     """
+    warnings.formatwarning = _warning
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> str:
+    """Our own warnings are sentences for users; where in the code they arose is for those of others."""
+    if category is UserWarning:
+        return f"Note: {message}\n"
+    return _PYTHONS_WARNING(message, category, *place, **more)  # pyright: ignore
+
+
+_PYTHONS_WARNING = warnings.formatwarning
 
 
 def run(arguments: list[str]) -> int:

@@ -177,7 +177,8 @@ def _choose_task(choices: _Choices, data: DataFacts) -> None:
     task = get_task(choices.config.task or "")
     name = task.headline_name(data.space, choices.config.evaluation.metric)
     kind = "two classes" if data.space.binary else f"{len(data.space)} classes"
-    choices.offer("evaluation.metric", name, f"the usual headline score for {kind}")
+    what = kind if task.name == "semantic" else f"the task '{task.name}'"
+    choices.offer("evaluation.metric", name, f"the usual headline score for {what}")
 
 
 def _choose_machine(choices: _Choices, data: DataFacts, machine: MachineFacts) -> None:
