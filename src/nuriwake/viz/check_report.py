@@ -229,7 +229,7 @@ def _class_plot(page: CheckPage) -> Html:
             right.barh(places, count, left=start, color=colour, label=split or "all")
             start = start + count
         right.set_xlabel("images with the class")
-        right.legend(loc="lower right")
+        figure.legend(loc="outside upper right", ncols=len(splits), frameon=False)
         for axes in (left, right):
             axes.set_yticks(places, [printable(page.space.names[i]) for i in order])
             axes.set_ylim(len(order) - 0.5, -0.5)
@@ -259,7 +259,7 @@ def _images_figure(page: CheckPage) -> Html:
         axes.scatter(sizes[:, 1], sizes[:, 0], s=14 + 160 * counts / counts.max(), alpha=0.45, color=COLOURS[0])
         axes.set_xlabel("width in pixels")
         axes.set_ylabel("height in pixels")
-        axes.set_title(f"images: {len(sizes):,} different {'size' if len(sizes) == 1 else 'sizes'}")
+        axes.set_title(f"images: {len(sizes):,} {'size' if len(sizes) == 1 else 'different sizes'}")
         axes.set_xlim(0, sizes[:, 1].max() * 1.15)
         axes.set_ylim(0, sizes[:, 0].max() * 1.15)
     return html.plot(figure, about="sizes of the images")
