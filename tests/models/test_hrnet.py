@@ -142,7 +142,7 @@ def test_the_encoder_takes_a_file_and_serves_a_unet(tmp_path):
     assert torch.equal(model.encoder.conv2.weight, donor.conv2.weight)
     assert "adapted from 3 to 1" in model.notes[0]
     unet = build_model("unet_hrnetv2_w18_small_v1", in_channels=3, classes=2).eval()
-    assert unet(torch.randn(1, 3, 64, 64)).logits.shape == (1, 2, 32, 32)
+    assert unet(torch.randn(1, 3, 64, 64)).logits.shape == (1, 2, 64, 64)
 
 
 def test_what_cannot_be_is_refused():

@@ -241,7 +241,7 @@ def _space(
     if known is not None and names is not None:
         space = LabelSpace(names, things, exclusive=exclusive)
         return space, f"of {class_lists.TITLES[known]} (told from their number)"
-    space = class_lists.unnamed(wanted) if source.task == "semantic" else class_lists.numbered(wanted)
+    space = class_lists.unnamed(spec.classes) if source.task == "semantic" else class_lists.numbered(wanted)
     return replace(space, things=things or space.things, exclusive=exclusive), "unnamed (give names with --classes)"
 
 
