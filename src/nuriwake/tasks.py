@@ -88,7 +88,7 @@ class Task:
     name: str
     space: Callable[[LabelSpace], LabelSpace]
     view: Callable[[Target, LabelSpace], Target]
-    stack: Callable[[Sequence[Target]], Any]
+    stack: Callable[[Sequence[Any]], Any]
     crop: Callable[[Any, int], Any]
     mass: Callable[[Any, Tensor | None], float]
     criteria: Mapping[type, Callable[[LabelSpace, LossSettings], nn.Module]]

@@ -56,7 +56,10 @@ def test_the_decoders_length_sets_the_resolution(decoder, stride):
     images = torch.randn(1, 3, 32, 64)
     assert model(images).logits.shape == (1, 4, 32 // stride, 64 // stride)
     if stride <= 2:
-        assert UNetBackbone(3, 4, backbone="mobilenet_v2", decoder_channels=decoder)(images).logits.shape[-2:] == (32, 64)
+        assert UNetBackbone(3, 4, backbone="mobilenet_v2", decoder_channels=decoder)(images).logits.shape[-2:] == (
+            32,
+            64,
+        )
 
 
 def test_many_classes_are_not_sharpened_and_one_channel_is_each_pixels_own():

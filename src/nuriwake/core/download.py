@@ -5,7 +5,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -92,7 +92,7 @@ def _within(seconds: float, action: Callable[[], _Answer]) -> _Answer:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     """One process at a time: those of a team want the same file, and would write into each other's half."""
     try:
         import fcntl

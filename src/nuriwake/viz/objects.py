@@ -172,7 +172,7 @@ def _draw_captions(canvas: np.ndarray, boxes: np.ndarray, words: Sequence[str], 
     size = int(np.clip(min(height, width) / 32, _SMALLEST, _LARGEST))
     taken = np.zeros((height, width), bool)
     order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
-    for index in order.tolist():
+    for index in map(int, order):
         left, top, right, _ = boxes[index].round().astype(int).tolist()
         text = shorten(words[index], size, width)
         wide, high = text_width(text, size) + 4, line_height(size)

@@ -134,8 +134,8 @@ def _object_tiles(image: np.ndarray, truth: Any, prediction: Any, *, longest: in
     if truth is None or prediction is None:
         return Tiles(pictures, tuple(entries.values()), "")
     matches = match_objects(truth, prediction)
-    small = (masks_of(target).resize(size) for target in (truth, prediction))
-    pictures["Difference"] = match_picture(shown, *small, matches)
+    true, claimed = masks_of(truth).resize(size), masks_of(prediction).resize(size)
+    pictures["Difference"] = match_picture(shown, true, claimed, matches)
     return Tiles(pictures, (*entries.values(), *match_entries(matches)), match_line(matches))
 
 
