@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.data.formats import open_data
@@ -265,3 +266,19 @@ def test_compiled(tiny_config, tmp_path):
 def test_on_a_gpu(tiny_config, precision):
     run = train(tiny_config({"device": "cuda", "precision": precision, "steps": 60, "optim.learning_rate": 0.02}))
     assert run.scores["dice"] > 0.8
+
+
+def test_data_that_would_surely_give_a_useless_model_are_refused(tiny_config, tmp_path, draw):
+    """Nearly all is ignored: the quick part of the check says so before anything is built."""
+    root = draw(tmp_path / "ignored")
+    for index, path in enumerate(sorted((root / "masks").rglob("*.png"))):
+        mask = np.full((40, 48), 255, np.uint8)
+        if index % 9 == 0:
+            mask[:4], mask[4:8] = 0, 1
+        Image.fromarray(mask).save(path)
+    (root / "classes.json").write_text('{"classes": ["background", "disc"]}')
+    with pytest.raises(UserError, match=r"To train anyway, set data\.check to false"):
+        train(tiny_config({"data.path": str(root)}))
+    assert not (tmp_path / "run").exists()
+    train(tiny_config({"data.path": str(root), "data.check": False, "steps": 1}))
+    assert (tmp_path / "run" / "bundle.safetensors").is_file()

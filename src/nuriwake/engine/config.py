@@ -31,6 +31,8 @@ class DataConfig:
         cache_mib: decoded images kept in memory, in MiB per worker, and at most as much again for validation.
         exposure: "image" takes 0 and full brightness from the values of each image (1st and 99.8th percentile), for images of
             one kind taken at very different exposures; "fixed" treats all alike.
+        check: look for mistakes in a sample of images and masks first (the quick part of `nuriwake check`), and refuse data that
+            would surely give a useless model.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class DataConfig:
     workers: int | None = None
     cache_mib: int | None = None
     exposure: Literal["fixed", "image"] | None = None
+    check: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.data.batching import Batch, CachedRead
+from nuriwake.data.check import quick_check, refuse_harmful
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
 from nuriwake.data.trainable import check_trainable
@@ -159,7 +160,7 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     config = team.from_leader(lambda: _checked_config(config, resume=resume))
     data = open_data(config.data.path, format=config.data.format, val_share=config.data.val_share)
     config, choices = choose_task(config, data.space)
-    data = viewed(data, get_task(config.task or ""))
+    opened, data = data, viewed(data, get_task(config.task or ""))
     check_trainable(data, train=config.data.train, val=config.data.val)
     config, more = choose_things(config, data.space)
     choices += more
@@ -171,6 +172,8 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     say = report if team.leader else _silent
     for note in data.notes:
         say(note)
+    if config.data.check and not resume:
+        team.from_leader(lambda: _check_data(opened, say))
     facts: DataFacts | None = None
     if resume:
         run = open_run(config.out)
@@ -201,6 +204,15 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         job.restore(job.run.last)
         say(f"resuming at step {job.position.step}")
     return job
+
+
+def _check_data(data: DataSet, say: Report) -> None:
+    """Raises UserError where a quick look finds what would surely give a useless model; says what is doubtful."""
+    findings = quick_check(data)
+    for finding in findings:
+        if finding.severity == "doubtful":
+            say(f"{finding.what} {finding.remedy} (nuriwake check tells more)")
+    refuse_harmful(findings, go_on="set data.check to false")
 
 
 def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
