@@ -4,7 +4,7 @@ import torch
 
 
 def models(begins_with: str = "", *, weights: bool = False) -> None:
-    """List the models: parameters for 3 channels and 2 classes, and the licence of their published backbone weights.
+    """List the models: what they answer, parameters for 3 channels and 2 classes, and the licence of their published backbone weights.
 
     Args:
         begins_with: only names that begin so.
@@ -19,14 +19,15 @@ def models(begins_with: str = "", *, weights: bool = False) -> None:
     from nuriwake.models import FAMILIES, MODELS, build_model, count_parameters, list_models
     from nuriwake.models.backbones import BACKBONES
 
-    table = Table("model", "M param.", "what", "pretrained weights", "paper", box=None, pad_edge=False)
+    table = Table("model", "task", "M param.", "what", "pretrained weights", "paper", box=None, pad_edge=False)
     for name in list_models(begins_with):
         entry = MODELS[name]
         with torch.device("meta"):
             count = count_parameters(build_model(name, in_channels=3, classes=2))
         backbone = BACKBONES.get(entry.backbone or "")
         licence = "none" if entry.backbone is None else backbone.licence if backbone else f"timm: {entry.backbone}"
-        table.add_row(name, f"{count / 1e6:.2f}", entry.summary, licence or "none", entry.paper)
+        task = "all three" if entry.task == "any" else entry.task
+        table.add_row(name, task, f"{count / 1e6:.2f}", entry.summary, licence or "none", entry.paper)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file or a pipe has no width to fit into
