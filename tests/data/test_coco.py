@@ -456,3 +456,10 @@ def test_coco128_holds_two_kinds_of_truth_and_says_so(shared):
         UserError, match=r"'coco' because annotations/instances_train2017\.json .*'coco_panoptic' because .*format=NAME"
     ):
         open_data(shared / "data" / "coco128")
+
+
+def test_a_file_too_short_to_be_recognised_is_said_to_be_cut_off(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text('{"info": {"year": 2026}, "images": [{"id": 1, "wid')
+    with pytest.raises(UserError, match=r"instances_train\.json: the file is cut off: after 50 bytes"):
+        open_data(tmp_path)

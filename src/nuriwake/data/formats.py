@@ -78,6 +78,7 @@ def _recognised(root: Path, description: DataDescription) -> str:
     if not fitting and description.images and description.masks:
         return "mask_folder"  # folders of any name, given in the description
     if not fitting:
+        _refuse_cut_json(root)
         raise UserError(_nothing_fits(root))
     if len(fitting) > 1:
         reasons = "; ".join(f"'{name}' because {reason}" for name, reason in fitting.items())
@@ -98,6 +99,20 @@ def _by_annotations(root: Path, description: DataDescription) -> str:
         what = "it holds neither 'segmentation' nor 'segments_info'" if path.is_file() else "there is no such file"
         raise UserError(f"{path}: this is no annotation file of COCO's kind: {what}.")
     return names[kind]
+
+
+def _refuse_cut_json(root: Path) -> None:
+    """Raises UserError where annotations end in the middle: what would tell their format may be missing."""
+    for path in sorted([*root.glob("*.json"), *root.glob("annotations/*.json")]):
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            stream.seek(max(0, size - 256))
+            end = stream.read().strip()
+        if end[-1:] not in (b"}", b"]"):
+            raise UserError(
+                f"{path}: the file is cut off: after {size:,} bytes it ends in the middle of its JSON, without a closing "
+                "bracket; get the whole file again."
+            )
 
 
 def _nothing_fits(root: Path) -> str:
