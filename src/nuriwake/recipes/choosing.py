@@ -188,7 +188,9 @@ def _weights_in_words(model: str) -> str:
 def _cost_in_words(item: Recommendation, images: int) -> str:
     if item.cost is None:
         return "Not timed: that device is not here."
-    memory = "" if item.cost.bytes is None else f" and {item.cost.bytes / 2**20:.0f} MiB"
+    # Memory that PyTorch had kept from the model before looks like none: no figure is better than 0.
+    measured = (item.cost.bytes or 0) >= 2**20
+    memory = f" and {(item.cost.bytes or 0) / 2**20:.0f} MiB" if measured else ""
     minutes = TRAINING * item.cost.seconds * images / 60
     return (
         f"An image of {item.side}x{item.side} took {item.cost.seconds:.3f} s{memory} here, so that training on all {images} "
