@@ -44,3 +44,15 @@ def test_memory_held_for_a_moment_is_counted():
     found = peak_memory(lambda: torch.ones(16 * mebibyte).sum(), torch.device("cpu"))
     assert 60 * mebibyte < found < 200 * mebibyte
     assert peak_memory(lambda: None, torch.device("cpu")) < 20 * mebibyte
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the peak resident set comes from /proc")
+def test_memory_that_was_used_before_is_counted_again():
+    mebibyte = 2**20
+    torch.ones(30 * mebibyte // 4)  # freed, it has glibc put blocks of up to that size on the heap
+    freed = [torch.ones(6 * mebibyte) for _ in range(6)]
+    above = torch.ones(6 * mebibyte)  # keeps the heap from shrinking, so that their pages stay with the process
+    del freed
+    found = peak_memory(lambda: torch.ones(16 * mebibyte).sum(), torch.device("cpu"))
+    assert 60 * mebibyte < found < 200 * mebibyte
+    assert above[0] == 1

@@ -1,6 +1,8 @@
 """What one image costs on this machine: seconds and memory of the forward pass."""
 
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ def measure(model: nn.Module, images: Tensor, *, rounds: int = 3) -> Cost:
 def peak_memory(action: Callable[[], object], device: torch.device) -> int | None:
     """How many bytes the process holds more during `action` than before; None on a CPU where /proc does not say.
 
-    On a CPU the resident set, which memory that PyTorch keeps for reuse makes look smaller.
+    On a CPU the resident set.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -58,6 +60,7 @@ def peak_memory(action: Callable[[], object], device: torch.device) -> int | Non
         action()
         return torch.cuda.max_memory_allocated(device) - before
     try:
+        _return_free_memory()
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak resident set becomes the present one
         before = _resident("VmRSS")
         action()
@@ -65,6 +68,12 @@ def peak_memory(action: Callable[[], object], device: torch.device) -> int | Non
     except OSError:
         action()
         return None
+
+
+def _return_free_memory() -> None:
+    """Has glibc give the pages that it keeps for reuse back: what `action` takes from them would not be seen."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def _resident(field: str) -> int:
