@@ -26,11 +26,13 @@ class Record:
         image: the image file.
         target: where the truth lies, in whatever small picklable form the format's `TargetReader` understands: the path
             of a mask, paths per class, an index into arrays that the reader holds. None: there is no truth.
+        spacing: of this image, (height, width), where the images of a data set differ; None takes that of the data set.
     """
 
     name: str
     image: Path
     target: Any = None
+    spacing: tuple[float, float] | None = None
 
 
 TargetReader = Callable[[Record], Target | None]
@@ -50,7 +52,7 @@ class DataSet:
         notes: what was recognised or assumed, as sentences to print.
         channels: of every image, as `read` gives it.
         dtype: of every image: "uint8", "uint16" or "float32".
-        spacing: of every sample, (height, width).
+        spacing: of every sample, (height, width), unless its record says another.
         sources: annotation files that hold the truth of many images (a COCO JSON); their contents are in the fingerprint.
     """
 
@@ -99,7 +101,7 @@ class DataSet:
             )
         target = self.reader(record)
         try:
-            return Sample(image, target, name=record.name, source=record.image, spacing=self.spacing)
+            return Sample(image, target, name=record.name, source=record.image, spacing=record.spacing or self.spacing)
         except UserError as error:
             raise UserError(f"{error}{_turned_hint(record, image, target)}") from error
 
