@@ -129,6 +129,8 @@ def read_checkpoint(
     *,
     architecture: str | None = None,
     classes: Sequence[str] | None = None,
+    task: str | None = None,
+    things: Sequence[str] | None = None,
     device: str = "auto",
 ) -> Predictor:
     """A predictor from published weights of another library; `.model` is the torch module. `nuriwake import` keeps it.
@@ -137,6 +139,8 @@ def read_checkpoint(
         path: a file (torchvision, smp, mm*, HRNet, semseg, Detectron2's zoo, textbook U-Net), or a folder with config.json.
         architecture: the model or family, where the arrays alone could mean several.
         classes: names in the order of the labels; None takes those told or of the well-known data set.
+        task: what a Mask2Former or EoMT was trained for, which its file does not say; None tells it from its numbers.
+        things: names of the classes that are counted, for such a model; None: those of the well-known data set.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
@@ -147,7 +151,8 @@ def read_checkpoint(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return predictor_of(read(path, architecture=architecture, classes=classes), device=device, read=read_image)
+    imported = read(path, architecture=architecture, classes=classes, task=task, things=things)
+    return predictor_of(imported, device=device, read=read_image)
 
 
 def evaluate(
@@ -231,13 +236,16 @@ def convert(
     data = open_data(source, format=format)
     for note in data.notes:
         say(note)
-    notes: list[str] = []
+    notes: dict[str, list[str]] = {}
     for split, records in data.splits.items():
         settings = WriteSettings(split=split, images=images, polygons=polygons, tolerance=tolerance)
         written = writer((data.read(record) for record in records), Path(target), data.space, settings)
         say(f"{split}: {len(records)} images, {len(written.files)} files -> {target}")
-        notes += [note for note in written.notes if note not in notes]
-    return tuple(notes)
+        for note in written.notes:
+            notes.setdefault(note, []).append(split)
+    return tuple(
+        note if len(splits) == len(data.splits) else f"{', '.join(splits)}: {note}" for note, splits in notes.items()
+    )
 
 
 def check(

@@ -144,6 +144,8 @@ def test_a_task_that_a_model_does_not_answer(trained, discs, capsys):
 @pytest.mark.parametrize("to", ["coco", "yolo", "mask_folder"])
 def test_a_data_set_is_converted(discs, tmp_path, capsys, to):
     assert run(["convert", str(discs), str(tmp_path / to), "--to", to]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)), "what holds for every split is said once"
     before, after = open_data(discs), open_data(tmp_path / to)
     assert {split: len(records) for split, records in after.splits.items()} == {"train": 6, "val": 3}
     for old, new in zip(before.records("val"), after.records("val"), strict=True):

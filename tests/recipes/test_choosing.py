@@ -121,12 +121,12 @@ def test_objects_of_queries_are_told_their_task():
 
 def test_a_device_that_is_not_here_is_not_timed(shapes, light, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    advice = nw.recommend(shapes, device="cuda")
+    advice = nw.recommend(shapes, device="gpu")
     assert {item.cost for item in advice.models} == {None}
     assert any("Not timed" in line for line in advice.lines())
     assert "--budget" not in advice.models[0].command
-    with pytest.raises(UserError, match="expected auto, cpu or cuda, found 'mps'"):
-        nw.recommend(shapes, device="mps")
+    with pytest.raises(UserError, match="expected auto, cpu or gpu, found 'tpu'"):
+        nw.recommend(shapes, device="tpu")
     with pytest.raises(UserError, match=r"there is no 'sped'.*Did you mean 'speed'"):
         nw.recommend(shapes, goal="sped")
     with pytest.raises(UserError, match="Did you mean 'semantic'"):

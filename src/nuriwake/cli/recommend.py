@@ -21,7 +21,7 @@ def recommend(
         data: a folder whose format is recognised, or a YAML file that describes the data.
         for_: what counts most: a balance for this machine, the best score, fast answers, a small file, or few images.
         task: semantic, instance or panoptic; what the classes of the data tell, where it is not given.
-        device: auto, cpu or cuda.
+        device: auto, cpu or gpu; where it is not here, nothing is timed.
     """
     from nuriwake.api import recommend as recommend_models
 

@@ -95,7 +95,7 @@ def recommend(
         data: as in training; it needs images to train on and to validate.
         goal: what counts most.
         task: semantic, instance or panoptic; None: what the classes of the data tell.
-        device: cpu or cuda; "auto" takes the GPU where there is one. For another machine's nothing is timed.
+        device: cpu or gpu; "auto" takes the GPU where there is one. For another machine's nothing is timed.
         count: of models.
 
     Raises:
@@ -123,9 +123,9 @@ def _natural_task(space: LabelSpace) -> str:
 
 def _machine(device: str) -> MachineFacts:
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    wanted = here if device == "auto" else device
-    if torch.device(wanted).type not in ("cpu", "cuda"):
-        raise UserError(f"device: expected auto, cpu or cuda, found '{device}'.")
+    wanted = {"auto": here, "gpu": "cuda", "cuda": "cuda", "cpu": "cpu"}.get(device)
+    if wanted is None:
+        raise UserError(f"device: expected auto, cpu or gpu, found '{device}'.")
     if wanted == "cpu" or torch.cuda.is_available():
         return machine_facts(torch.device(wanted))
     return MachineFacts(torch.device(wanted), machine_facts(torch.device("cpu")).cores)
