@@ -58,7 +58,7 @@ def assemble(
     repeated = [name for name, count in Counter(record.name for record in records).items() if count > 1]
     if repeated:
         raise UserError(f"{root}: {len(repeated)} names stand for more than one image: {listed(sorted(repeated))}.")
-    final, split_notes = _final_splits(root, splits, description)
+    final, split_notes = final_splits(root, splits, description)
     headers = each(lambda record: image_header(record.image), chosen := spread(records, MOST_HEADERS))
     channels, dtype, image_notes = _image_kind(root, chosen, headers)
     if len(chosen) < len(records):
@@ -102,9 +102,14 @@ def _image_kind(root: Path, records: Sequence[Record], headers: Sequence[ImageHe
     return max(channels), next(iter(dtypes)), notes
 
 
-def _final_splits(
-    root: Path, splits: Mapping[str, Sequence[Record]], description: DataDescription
+def final_splits(
+    root: Path, splits: Mapping[str, Sequence[Record]], description: DataDescription, *, what: str = "images"
 ) -> tuple[dict[str, tuple[Record, ...]], list[str]]:
+    """The splits of the description, else those found, else a deterministic one; and notes. `what` the records stand for.
+
+    Raises:
+        UserError: a share outside 0..1, or names in the description that there are not, or that are in two splits.
+    """
     if description.splits:
         return _described(root, [record for part in splits.values() for record in part], description)
     found = {name: tuple(sorted(part, key=lambda record: record.name)) for name, part in splits.items()}
@@ -118,9 +123,9 @@ def _final_splits(
     by_name = {record.name: record for record in found.pop(source)}
     train, val = split_names(by_name, val_share=share, seed=seed)
     parts = {"train": tuple(by_name[name] for name in train), "val": tuple(by_name[name] for name in val), **found}
-    what = f"The split '{source}' has no val beside it" if source else "No splits are given"
+    why = f"The split '{source}' has no val beside it" if source else "No splits are given"
     return parts, [
-        f"{what}; {len(val)} of {len(by_name)} images are val, chosen by a hash of their names (val_share {share:g}, "
+        f"{why}; {len(val)} of {len(by_name)} {what} are val, chosen by a hash of their names (val_share {share:g}, "
         f"seed {seed}), and {len(train)} are train."
     ]
 

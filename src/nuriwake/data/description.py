@@ -34,6 +34,7 @@ class DataDescription:
         unpaired: what to do with images without a mask and masks without an image.
         multi_label: masks/<class>/<name>.png, one yes-or-no mask per class; by default recognised.
         spacing: the size of a pixel, (height, width).
+        slice_axis: across which volumes are cut: 0, 1 or 2 (to the patient's right, anterior, superior).
         val_share, seed: of the split that is made when none is given; by default those of `open_data`.
     """
 
@@ -54,6 +55,7 @@ class DataDescription:
     unpaired: Literal["refuse", "skip"] = "refuse"
     multi_label: bool = False
     spacing: tuple[float, float] = (1.0, 1.0)
+    slice_axis: Literal[0, 1, 2] | None = None
     val_share: float | None = None
     seed: int | None = None
 

@@ -20,6 +20,7 @@ FORMATS: dict[str, str] = {
     "labelme": "nuriwake.data.labelme:FORMAT",
     "label_studio": "nuriwake.data.label_studio:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
+    "nifti": "nuriwake.data.nifti:FORMAT",
     "voc": "nuriwake.data.voc:FORMAT",
     "yolo": "nuriwake.data.yolo:FORMAT",
 }

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import Size
+from nuriwake.data.nifti_address import slice_address
 
 MAX_PIXELS = 300_000_000
 """The most pixels a file may declare before we refuse to decode it: a tiny PNG can declare 30,000 x 30,000."""
@@ -53,12 +54,16 @@ class ImageHeader:
 
 
 def image_header(path: str | Path, *, limit: int = MAX_PIXELS) -> ImageHeader:
-    """The header of the image file at `path`.
+    """The header of the image file at `path`, or of the slice of a volume (`nifti_address`).
 
     Raises:
         UserError: missing, empty or no image, or more than `limit` pixels declared.
     """
     path = Path(path)
+    if (address := slice_address(path)) is not None:
+        from nuriwake.data.nifti_slices import slice_header
+
+        return slice_header(address, limit=limit)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return parse_header(data, path, limit=limit)
@@ -85,7 +90,13 @@ def parse_header(data: Buffer, path: Path, *, limit: int = MAX_PIXELS) -> ImageH
         raise UserError(
             f"{path}: the image is cut off in its header (truncated); copy or download it again."
         ) from error
-    height, width = header.size
+    refuse_pixels(path, header.size, limit)
+    return header
+
+
+def refuse_pixels(path: Path, size: Size, limit: int) -> None:
+    """Raises UserError where an image declares no pixels, or more than `limit`."""
+    height, width = size
     if height < 1 or width < 1:
         raise UserError(f"{path}: the image declares {height}x{width} pixels (height x width); the file is damaged.")
     if height * width > limit:
@@ -93,7 +104,6 @@ def parse_header(data: Buffer, path: Path, *, limit: int = MAX_PIXELS) -> ImageH
             f"{path}: the image declares {height:,}x{width:,} = {height * width / 1e6:,.0f} million pixels, the limit is "
             f"{limit / 1e6:,.0f} million; cut it into tiles of at most that size, each its own file."
         )
-    return header
 
 
 def _turned(size: Size, orientation: int) -> Size:

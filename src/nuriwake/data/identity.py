@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.data.nifti_address import stored_files
 from nuriwake.data.parallel import each, spread
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def plain(value: Any, of_path: Callable[[Path], Any]) -> Any:
 
 def _paths(target: Any) -> list[Path]:
     if isinstance(target, Path):
-        return [target]
+        return list(stored_files(target))
     return [path for item in target for path in _paths(item)] if isinstance(target, tuple | list) else []
 
 
@@ -83,7 +84,7 @@ def _relative(path: Path, root: Path) -> str:
 
 def _size(path: Path, root: Path) -> tuple[str, int]:
     try:
-        return _relative(path, root), path.stat().st_size
+        return _relative(path, root), sum(file.stat().st_size for file in stored_files(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
 

@@ -10,12 +10,14 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.data.headers import MAX_PIXELS, ImageHeader, jpeg_scan_start, parse_header
+from nuriwake.data.nifti_address import slice_address
 
 
 def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = False) -> np.ndarray:
     """The image at `path`: (H, W, C), uint8, uint16 or float32, RGB where it has colours, upright (EXIF applied).
 
-    Grey gives C = 1. A TIFF keeps all its channels as stored; 1-bit TIFF gives 0 and 255, float64 becomes float32.
+    Grey gives C = 1. A TIFF keeps all its channels as stored; 1-bit TIFF gives 0 and 255, float64 becomes float32. A slice of a
+    NIfTI volume (`nifti_address`) is float32.
 
     Args:
         limit: the most pixels a file may declare.
@@ -25,6 +27,10 @@ def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = 
         UserError: missing, no image, truncated, damaged, too large, or of an unsupported type; the file is named.
     """
     path = Path(path)
+    if (address := slice_address(path)) is not None:
+        from nuriwake.data.nifti_slices import read_slice
+
+        return read_slice(address, limit=limit)
     data = _bytes(path)
     header = parse_header(data, path, limit=limit)
     if header.kind == "tiff" and not header.palette:

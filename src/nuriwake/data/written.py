@@ -14,6 +14,7 @@ from nuriwake.core.files import atomic_path
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.data.headers import image_header
+from nuriwake.data.nifti_address import slice_address
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,16 @@ class ImageWriter:
     def write(self, sample: Sample, name: str) -> str:
         """Writes the image, where images are wanted; returns its file name, relative to the folder."""
         turned = sample.source is not None and image_header(sample.source).orientation != 1
-        if sample.source is not None and not turned:
+        sliced = sample.source is not None and slice_address(sample.source) is not None
+        if sample.source is not None and not turned and not sliced:
             file = name + sample.source.suffix
         else:
             file = name + (".png" if _fits_png(sample.image) else ".tif")
         if self.settings.images == "none":
-            return file if sample.source is None else name + sample.source.suffix
+            return file if sample.source is None or sliced else name + sample.source.suffix
         path = self.folder / file
         with atomic_path(path) as temporary:
-            if sample.source is not None and not turned:
+            if sample.source is not None and not turned and not sliced:
                 shutil.copyfile(sample.source, temporary)
             else:
                 _write_image(temporary, sample.image)

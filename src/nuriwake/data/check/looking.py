@@ -178,6 +178,8 @@ def difference_hash(image: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _compare_suffix(path: Path, facts: Facts) -> None:
+    if path.suffix.lower() not in _SUFFIXES:  # a slice of a volume, which is no file of its own
+        return
     with path.open("rb") as file:
         begin = file.read(4)
     real = next((name for signature, name in _SIGNATURES if begin.startswith(signature)), None)
