@@ -19,6 +19,7 @@ from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.layout import find_layout, image_files, pair, refuse_unpaired
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.seen import target_of
+from nuriwake.data.texts import read_text
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
 
 CLASS_FILE = "objectInfo150.txt"
@@ -104,9 +105,11 @@ def _home(root: Path) -> Path | None:
 
 def _names(path: Path) -> tuple[str, ...]:
     """The first name of every class, as the scene parsing challenge does; the second too where the first stands twice."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t") if row]
-    if len(rows) < 2 or len(rows[0]) < 5:
+    try:
+        rows = [row for row in csv.reader(read_text(path).splitlines(), delimiter="\t") if row]
+    except csv.Error as error:
+        raise UserError(f"{path}: this is no table ({error}).") from error
+    if len(rows) < 2 or any(len(row) < 5 for row in rows):
         raise UserError(f"{path}: expected tab-separated columns Idx, Ratio, Train, Val, Name.")
     whole = [row[4] for row in rows[1:]]
     firsts = [name.split(",")[0].strip() for name in whole]

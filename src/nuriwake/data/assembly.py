@@ -13,6 +13,7 @@ from nuriwake.data.description import DataDescription
 from nuriwake.data.headers import ImageHeader, image_header
 from nuriwake.data.parallel import each, spread
 from nuriwake.data.splitting import split_names
+from nuriwake.data.texts import read_text
 
 MOST_HEADERS = 5000
 """Of larger data sets this many image headers, evenly spaced, are looked at when opening; reading checks every image."""
@@ -158,7 +159,7 @@ def _entries(root: Path, split: str, given: Sequence[str] | str) -> list[str]:
     if Path(given).suffix.lower() in (".txt", ".csv", ".lst"):
         if not path.is_file():
             raise UserError(f"splits.{split}: there is no file {path}.")
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     return [given]
 
 

@@ -53,7 +53,7 @@ def find_classes(root: Path, description: DataDescription) -> ClassList:
         reader = next(read for names, read in readers if path.name in names)
         try:
             found = replace(reader(path), source=path.name)
-        except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError, csv.Error) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: the class list cannot be read ({error}).") from error

@@ -29,6 +29,11 @@ class MaskCoding:
     colours: tuple[tuple[Colour, int], ...] = ()
     threshold: int | None = None
 
+    def __post_init__(self) -> None:
+        beyond = [value for value, _ in self.values if not 0 <= value <= 65535]
+        if beyond:
+            raise UserError(f"Mask values lie in 0..65535, found {beyond[0]} among 'values' or 'ignore'; correct it.")
+
     def __call__(self, raw: np.ndarray, path: Path) -> np.ndarray:
         """`raw` (H, W) or (H, W, 3) as `read_mask` gives it -> labels (H, W) uint8.
 

@@ -45,7 +45,7 @@ class CvatReader:
             attributes = dict(row)
             try:
                 outline = _outline(kind, attributes, size)
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, OverflowError) as error:
                 if isinstance(error, UserError):
                     raise UserError(f"{where}: shape {number}: {error}") from error
                 raise UserError(f"{where}: shape {number}: the {kind} is not understood ({error}).") from error
@@ -237,6 +237,8 @@ def _parsed(path: Path) -> tuple[tuple[str, ...], list[_Image], dict[str, int]]:
         raise UserError(
             f"{path}: this is no XML at line {line}, column {column} ({error}); is the file cut off?"
         ) from error
+    except (LookupError, UnicodeError) as error:
+        raise UserError(f"{path}: the XML declares an encoding that cannot be read ({error}).") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if not labels:

@@ -63,7 +63,12 @@ def open_data(
             f"{root}: a data set is a folder, a YAML file (.yaml) or an annotation file (.json), found another file."
         )
     name = format or description.format or _recognised(root, description)
-    return _format(name).open(root, _complete(description, val_share, seed))
+    try:
+        return _format(name).open(root, _complete(description, val_share, seed))
+    except UserError as error:
+        if not path.is_file() or str(root) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
 
 
 def recognise(root: Path) -> dict[str, str]:

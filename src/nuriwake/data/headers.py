@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import Size
@@ -185,7 +185,7 @@ def _exif_orientation(block: bytes) -> int:
 
 
 def _tiff(data: Buffer, path: Path) -> ImageHeader:
-    from tifffile import TiffFile, TiffFileError
+    from tifffile import TiffFile
 
     try:
         with TiffFile(path) as file:
@@ -194,7 +194,7 @@ def _tiff(data: Buffer, path: Path) -> ImageHeader:
             tag = page.tags.get(274)
             orientation = int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
             palette, dtype = int(page.photometric) == 3, str(page.dtype)
-    except (TiffFileError, ValueError, IndexError, KeyError, struct.error, AttributeError) as error:
+    except Exception as error:  # tifffile raises whatever its parts raise: also TypeError and ZeroDivisionError
         raise UserError(f"{path}: the TIFF cannot be read ({error}); the file is damaged or truncated.") from error
     extra = {axis: length for axis, length in shape.items() if axis not in "YXSC"}
     if "Y" not in shape or "X" not in shape or extra:
@@ -218,7 +218,7 @@ def _other(data: Buffer, path: Path) -> ImageHeader:
                 mode, orientation = image.mode, int(image.getexif().get(274, 1))
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: the image declares more pixels than can be decoded safely ({error}).") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow raises whatever its decoders raise
         raise UserError(
             f"{path}: this is no image that can be read (it begins with {bytes(data[:8])!r}); supported are JPEG, PNG, "
             "TIFF, BMP and WebP."

@@ -55,7 +55,7 @@ class LabelStudioReader:
                 )
             try:
                 outline = _outline(result, size)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 if isinstance(error, UserError):
                     raise UserError(f"{who}: {error}") from error
                 raise UserError(f"{who}: the {result.get('type')} is not understood ({error!r}).") from error
@@ -192,15 +192,18 @@ def _tasks(path: Path, notes: list[str]) -> list[tuple[str, list[dict[str, Any]]
     tasks: list[tuple[str, list[dict[str, Any]]]] = []
     passed: dict[str, int] = {}
     more = 0
+    if not isinstance(plain, list):
+        raise UserError(f"{path}: expected a list of tasks, found {type(plain).__name__}.")
     for row, task in enumerate(plain):
         data = task.get("data") if isinstance(task, Mapping) else None
         link = next((data[key] for key in _IMAGE_KEYS if key in data), None) if isinstance(data, Mapping) else None
         if not isinstance(link, str):
             raise UserError(f"{path}: task {row + 1}: there is no image in 'data' (one of {', '.join(_IMAGE_KEYS)}).")
-        given = [item for item in task.get("annotations") or [] if not item.get("was_cancelled")]
+        where = f"{path}: task {row + 1}"
+        given = [item for item in _mappings(task, "annotations", where) if not item.get("was_cancelled")]
         more += max(len(given) - 1, 0)
         results: list[dict[str, Any]] = []
-        for result in given[0].get("result", []) if given else []:
+        for result in _mappings(given[0], "result", where) if given else []:
             if result.get("type") in _LABELS:
                 results.append(result)
             else:
@@ -214,6 +217,13 @@ def _tasks(path: Path, notes: list[str]) -> list[tuple[str, list[dict[str, Any]]
     return tasks
 
 
+def _mappings(owner: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    found = owner.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise UserError(f"{where}: '{key}' is a list of objects, found {found!r:.60}.")
+    return found
+
+
 def _file_name(link: str) -> str:
     """The image's file name in a path, an address, or Label Studio's ?d= form; uploads begin with eight digits and a dash."""
     parts = urllib.parse.urlsplit(link)
@@ -224,7 +234,7 @@ def _file_name(link: str) -> str:
 
 def _label(result: Mapping[str, Any]) -> str:
     value = result.get("value") or {}
-    names = value.get(str(result.get("type"))) or []
+    names = (value.get(str(result.get("type"))) if isinstance(value, Mapping) else None) or []
     if not isinstance(names, list) or len(names) != 1:
         raise UserError(f"A result of Label Studio has one label, found {names!r:.60} (id {result.get('id')}).")
     return str(names[0])

@@ -226,6 +226,8 @@ def _mask(text: Any, points: np.ndarray, size: Size, where: str) -> dict[str, An
         crop = None
     if crop is None:
         raise UserError(f"{where}: 'mask' is a PNG in base64, found {text!r:.40}.")
+    if not np.isfinite(points).all():
+        raise UserError(f"{where}: 'points' of a mask are finite numbers, found {points.ravel().tolist()}.")
     left, top = (int(value) for value in points[0])
     canvas = np.zeros((1, *size), np.uint8)
     inside = canvas[0, top : top + crop.shape[0], left : left + crop.shape[1]]

@@ -21,6 +21,7 @@ from nuriwake.data.layout import image_files
 from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
+from nuriwake.data.texts import read_text
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
 
 _SPLITS = ("train", "val", "valid", "test")
@@ -76,7 +77,7 @@ def open_yolo(root: Path, description: DataDescription) -> DataSet:
     path = find_yaml(root)
     if path is None:
         raise UserError(f"{root}: there is no YAML file with the fields 'names' and 'train' or 'val'.")
-    plain: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain: Mapping[str, Any] = yaml.safe_load(read_text(path))
     space = object_space(_names(plain["names"], path), str(path))
     notes = [f"{len(space)} classes from {path.name}."]
     splits: dict[str, list[Record]] = {}
@@ -187,7 +188,10 @@ def _names(value: Any, path: Path) -> tuple[str, ...]:
 def _images(path: Path, plain: Mapping[str, Any], split: str) -> list[Path]:
     given = plain[split]
     images: list[Path] = []
-    for entry in [given] if isinstance(given, str) else list(given):
+    entries: list[Any] = given if isinstance(given, list) else [given]
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise UserError(f"{path}: {split}: expected a folder, a text file or a list of them, found {entry!r:.60}.")
         base = Path(str(plain.get("path") or "."))
         # Tools write ../train/images for the folder beside the YAML file.
         inner = Path(*[part for part in Path(entry).parts if part != ".."])
@@ -200,7 +204,7 @@ def _images(path: Path, plain: Mapping[str, Any], split: str) -> list[Path]:
         if found.is_dir():
             images += image_files(found).values()
         else:
-            lines = [line.strip() for line in found.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in read_text(found).splitlines() if line.strip()]
             images += [found.parent / line for line in lines]
     if not images:
         raise UserError(f"{path}: {split}: there is no image in {given}.")
@@ -219,10 +223,7 @@ def _label_file(image: Path) -> Path:
 def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
-    try:
-        return path.read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error}).") from error
+    return read_text(path).rstrip().splitlines()
 
 
 def _parsed(line: str, where: str, classes: int) -> tuple[int, np.ndarray]:

@@ -28,6 +28,15 @@ def list_data(path: Path, format: str | None = None) -> Listing:  # noqa: A002 (
         UserError: nothing there, a YAML description that is wrong, no format fits or more than one, or files that only the
             format's own reader understands and that it refuses at once.
     """
+    try:
+        return _list(path, format)
+    except UserError as error:
+        if not path.is_file() or str(path.parent) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+
+
+def _list(path: Path, format: str | None) -> Listing:  # noqa: A002
     from nuriwake.data.check.listing_coco import list_coco, list_panoptic
 
     root, description, name = _place(path, format)

@@ -17,6 +17,9 @@ from nuriwake.data.coco_panoptic import compare
 from nuriwake.data.images import read_mask
 from nuriwake.data.segmentation import read_segmentations
 
+MOST = 1e8
+"""Coordinates are smaller than this, as `RunMasks.from_polygons` has it; NaN and what is infinite are not."""
+
 SAME = 0.9
 """Two masks of one image with this IoU are one object annotated twice."""
 
@@ -132,7 +135,7 @@ def _look_at_polygons(item: list[Any], who: str, facts: Facts, size: Size) -> bo
     furthest, crossed, thin = 0.0, False, False
     for polygon in item:
         numbers = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
-        if not numbers or len(polygon) % 2 or not np.isfinite(polygon).all():
+        if not numbers or len(polygon) % 2 or not all(abs(value) < MOST for value in polygon):
             facts.tell("segmentation_unreadable", who, f"a polygon is a list [x, y, x, y, ...], found {polygon!r:.50}")
             return False
         if len(polygon) < 6:
