@@ -2,6 +2,8 @@
 
 import io
 import struct
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -75,7 +77,7 @@ def _bytes(path: Path) -> bytes:
 
 def _opencv(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
     """Decoded by OpenCV, BGR(A) or grey, not turned."""
-    _check_complete(data, path, header)
+    _check_whole(data, path, header)
     # A JPEG of three or four components (CMYK) becomes BGR; everything else comes as stored.
     colour = header.kind == "jpeg" and header.channels == 3
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if colour else cv2.IMREAD_UNCHANGED
@@ -88,25 +90,38 @@ def _opencv(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
     return array
 
 
-def _check_complete(data: bytes, path: Path, header: ImageHeader) -> None:
-    """OpenCV fills the rest of a truncated JPEG with grey, silently in some versions; so look for the end ourselves."""
+def _check_whole(data: bytes, path: Path, header: ImageHeader) -> None:
+    """Decoders fill the rest of a truncated JPEG with grey, and Pillow takes a PNG whose checksums do not fit, both silently
+    in some versions; so look for the end, and at the checksums, ourselves."""
     complete = True
     if header.kind == "jpeg":
         # After the first scan 0xFF is stuffed, so this pair of bytes can only be the end marker (not a thumbnail's).
         complete = data.find(b"\xff\xd9", jpeg_scan_start(data)[0]) >= 0
     elif header.kind == "png":
-        complete = _png_ends(data)
+        complete = _png_ends(data, path)
     if not complete:
         raise UserError(f"{path}: the image ends before its end marker (truncated); copy or download it again.")
 
 
-def _png_ends(data: bytes) -> bool:
-    offset = 8
+def _png_ends(data: bytes, path: Path) -> bool:
+    """Whether the chunks go on to the end. Raises UserError where a checksum does not fit (PNG specification, 5.3)."""
+    view, offset = memoryview(data), 8
     while offset + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, offset)
+        end = offset + 8 + length
+        if end + 4 > len(data):
+            return False
+        # Chunks in lower case are comments and the like, but for what turns the image or makes it transparent.
+        matters = not name[0] & 0x20 or name in (b"eXIf", b"tRNS")
+        if matters and zlib.crc32(view[offset + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            part = name.decode("ascii", "replace")
+            raise UserError(
+                f"{path}: the PNG is damaged: the checksum of its part {part} (byte {offset:,}) does not fit; copy or download it "
+                "again."
+            )
         if name == b"IEND":
             return True
-        offset += 12 + length
+        offset = end + 4
     return False
 
 
@@ -134,10 +149,11 @@ def _opaque(array: np.ndarray, path: Path, header: ImageHeader) -> np.ndarray:
 
 def _indices(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
     """Palette indices, or grey of fewer than 8 bits unscaled: Pillow keeps both, OpenCV does not."""
+    _check_whole(data, path, header)
     try:
         with Image.open(io.BytesIO(data)) as image:
             array = np.asarray(image).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises whatever its decoders raise
         raise UserError(f"{path}: the mask cannot be decoded ({error}); copy or download it again.") from error
     scaled = header.kind == "png" and not header.palette and header.bits in (2, 4)
     return array // (255 // (2**header.bits - 1)) if scaled else array
@@ -168,7 +184,8 @@ def _compressed_tiff(data: bytes, path: Path, header: ImageHeader, error: Except
     missing_codec = "imagecodecs" in str(error)
     array = None
     if missing_codec and header.channels in (1, 3) and not header.palette:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with suppress(cv2.error):
+            array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is not None:
         return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
     if missing_codec:
