@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from nuriwake.core.errors import UserError
-from nuriwake.data.headers import MAX_PIXELS, ImageHeader, jpeg_scan_start, parse_header
+from nuriwake.data.headers import MAX_PIXELS, ImageHeader, image_header, jpeg_scan_start
+from nuriwake.data.tiff import read_tiff
 from nuriwake.data.nifti_address import slice_address
 
 
@@ -33,12 +34,11 @@ def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = 
         from nuriwake.data.nifti_slices import read_slice
 
         return read_slice(address, limit=limit)
-    data = _bytes(path)
-    header = parse_header(data, path, limit=limit)
+    header = image_header(path, limit=limit)
     if header.kind == "tiff" and not header.palette:
-        array = _supported(_tiff(data, path, header), path)
+        array = _supported(read_tiff(path, header), path)
     else:
-        array = _colours(_opencv(data, path, header), header, keep_alpha=keep_alpha)
+        array = _colours(_opencv(_bytes(path), path, header), header, keep_alpha=keep_alpha)
     return np.ascontiguousarray(_upright(array, header.orientation))
 
 
@@ -51,14 +51,13 @@ def read_mask(path: str | Path, *, limit: int = MAX_PIXELS) -> np.ndarray:
         UserError: as `read_image`, and for transparency, more than 3 channels, or values beyond 16 bits.
     """
     path = Path(path)
-    data = _bytes(path)
-    header = parse_header(data, path, limit=limit)
+    header = image_header(path, limit=limit)
     if header.kind == "tiff":
-        array = _whole_numbers(_tiff(data, path, header), path)
+        array = _whole_numbers(read_tiff(path, header), path)
     elif header.palette or header.bits < 8:
-        array = _indices(data, path, header)
+        array = _indices(_bytes(path), path, header)
     else:
-        array = _opaque(_colours(_opencv(data, path, header), header, keep_alpha=header.alpha), path, header)
+        array = _opaque(_colours(_opencv(_bytes(path), path, header), header, keep_alpha=header.alpha), path, header)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3 and (array.shape[2] != 3 or array.dtype != np.uint8):
@@ -157,40 +156,6 @@ def _indices(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
         raise UserError(f"{path}: the mask cannot be decoded ({error}); copy or download it again.") from error
     scaled = header.kind == "png" and not header.palette and header.bits in (2, 4)
     return array // (255 // (2**header.bits - 1)) if scaled else array
-
-
-def _tiff(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
-    """(H, W, C) as stored, by tifffile: OpenCV drops the channels beyond the first of many multi-channel files."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            axes = file.series[0].get_axes(squeeze=True)
-            array = file.series[0].asarray(squeeze=True)
-            inverted = int(file.pages.first.photometric) == 0
-    except Exception as error:  # tifffile raises whatever its decoders raise
-        array, axes, inverted = _compressed_tiff(data, path, header, error), "YXS", False
-    if array.size == 0:
-        raise UserError(f"{path}: the TIFF holds no pixels; the file is damaged.")
-    order = [axes.index(axis) for axis in axes if axis in "YX"] + [i for i, axis in enumerate(axes) if axis not in "YX"]
-    array = array.transpose(order).reshape(*(array.shape[i] for i in order[:2]), -1)
-    if inverted and array.dtype.kind in "ub":  # "white is zero"
-        array = ~array if array.dtype.kind == "b" else np.iinfo(array.dtype).max - array
-    return array
-
-
-def _compressed_tiff(data: bytes, path: Path, header: ImageHeader, error: Exception) -> np.ndarray:
-    """OpenCV knows LZW and JPEG inside TIFF, and reads one or three channels faithfully."""
-    missing_codec = "imagecodecs" in str(error)
-    array = None
-    if missing_codec and header.channels in (1, 3) and not header.palette:
-        with suppress(cv2.error):
-            array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is not None:
-        return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
-    if missing_codec:
-        raise UserError(f"{path}: {error}; install it with `pip install imagecodecs`, or save without compression.")
-    raise UserError(f"{path}: the TIFF cannot be decoded ({error}); the file is damaged or truncated.") from error
 
 
 def _supported(array: np.ndarray, path: Path) -> np.ndarray:
