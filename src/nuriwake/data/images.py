@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -12,15 +11,15 @@ from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.data.headers import MAX_PIXELS, ImageHeader, image_header, jpeg_scan_start
-from nuriwake.data.tiff import read_tiff
 from nuriwake.data.nifti_address import slice_address
+from nuriwake.data.tiff import read_tiff
 
 
 def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = False) -> np.ndarray:
     """The image at `path`: (H, W, C), uint8, uint16 or float32, RGB where it has colours, upright (EXIF applied).
 
-    Grey gives C = 1. A TIFF keeps all its channels as stored; 1-bit TIFF gives 0 and 255, float64 becomes float32. A slice of a
-    NIfTI volume (`nifti_address`) is float32.
+    Grey gives C = 1. A TIFF keeps all its channels as stored; 1-bit TIFF gives 0 and 255, float64 becomes float32, and
+    floats that the file declares as nodata become 0. A slice of a NIfTI volume (`nifti_address`) is float32.
 
     Args:
         limit: the most pixels a file may declare.

@@ -1,5 +1,6 @@
 """The pixels of TIFF files, as stored: by tifffile, and where it lacks a codec by GDAL (extra `geo`) or OpenCV."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def _by_opencv(path: Path, header: ImageHeader) -> np.ndarray | None:
     with tifffile.TiffFile(path) as file:
         contiguous = int(file.pages.first.planarconfig) == 1
     faithful = header.channels == 1 or (header.channels == 3 and header.dtype == "uint8" and contiguous)
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if faithful else None
+    array: np.ndarray | None = None
+    with suppress(cv2.error):
+        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if faithful else None
     if array is None or array.dtype != header.dtype or (1 if array.ndim == 2 else array.shape[2]) != header.channels:
         return None
     return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
