@@ -19,7 +19,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.models import build_model, count_parameters
 from nuriwake.models.outputs import fit_logits
 from nuriwake.weights.checkpoint import predictor_of, read_checkpoint
-from nuriwake.weights.class_lists import CLASS_LISTS
+from nuriwake.weights.class_lists import CLASS_LISTS, THINGS
 from nuriwake.weights.contents import Contents
 from nuriwake.weights.recognition import fit, recognise
 from nuriwake.weights.sources import all_sources
@@ -306,6 +306,11 @@ def test_unsafe_and_damaged_files_are_refused_and_nothing_runs(tmp_path):
 def test_class_names_come_from_the_user_the_file_or_the_data_set(tmp_path, parity):
     assert {key[1]: len(set(names)) for key, names in CLASS_LISTS.items()} == {key[1]: key[1] for key in CLASS_LISTS}
     assert read_checkpoint(write_plain(tmp_path, small_unet())).bundle.space.names == ("class_0", "class_1")
+    assert {count: sum(things) for count, things in THINGS.items()} == {133: 80, 150: 100, 19: 8}
+    ade20k = dict(zip(CLASS_LISTS["ade20k", 150], THINGS[150], strict=True))
+    assert not any(ade20k[name] for name in ("wall", "sky", "floor", "tree", "road", "grass", "shower"))
+    assert all(ade20k[name] for name in ("bed", "windowpane", "person", "car", "flag", "clock"))
+    assert CLASS_LISTS["cityscapes", 8] == ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
     path = write_plain(tmp_path, small_unet(classes=1))
     assert read_checkpoint(path).bundle.space.names == ("background", "foreground")
     assert read_checkpoint(path, classes=("sky", "cloud")).bundle.space.names == ("sky", "cloud")
@@ -347,6 +352,10 @@ def test_import_then_predict(tmp_path, capsys):
     assert run(["import", str(bundle), "--out", str(tmp_path / "again.safetensors")]) == 2
     assert "a bundle of nuriwake already" in " ".join(capsys.readouterr().err.split())
     assert run(["import", str(path), "--out", str(tmp_path / "a.pth")]) == 2
+    assert "Task: semantic." in said
+    assert run(["import", str(path), "--out", str(tmp_path / "b.safetensors"), "--task", "instance"]) == 2
+    assert "it answers semantic, not 'instance'" in " ".join(capsys.readouterr().err.split())
+    assert "its things cannot be chosen" in refusal(path, things=("class_1",))
 
 
 def test_every_source_pads_as_its_program_does():

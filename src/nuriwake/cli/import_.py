@@ -9,6 +9,8 @@ def import_(
     out: Path,
     architecture: str | None = None,
     classes: Path | None = None,
+    task: str | None = None,
+    things: Path | None = None,
     accept_license: bool = False,
 ) -> None:
     """Turn published weights of another library into a bundle; nothing in the file is executed.
@@ -19,6 +21,9 @@ def import_(
         out: the bundle to write (*.safetensors).
         architecture: the model or family, where the arrays alone could mean several.
         classes: a file with the class names, one a line or a JSON list; label 0 first.
+        task: semantic, instance or panoptic: what a Mask2Former or EoMT was trained for, which its file does not say; without
+            it that is told from the numbers of classes and queries.
+        things: a file like `classes` with the names of the classes that are counted, for panoptic answers of such a model.
         accept_license: consent to the licence of weights that forbid commercial use.
     """
     from nuriwake.core.errors import UserError
@@ -28,11 +33,11 @@ def import_(
 
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: a bundle's name ends in .safetensors.")
-    names = None if classes is None else read_class_names(classes)
+    names, counted = (None if file is None else read_class_names(file) for file in (classes, things))
     path = Path(checkpoint)
     if checkpoint in WEIGHTS and not path.exists():
         path = fetch_weights(checkpoint, accept_license=accept_license)
-    imported = read_checkpoint(path, architecture=architecture, classes=names)
+    imported = read_checkpoint(path, architecture=architecture, classes=names, task=task, things=counted)
     imported.save(out)
     print("\n".join(imported.lines()))
     print(f"{checkpoint} -> {out}")

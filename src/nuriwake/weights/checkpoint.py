@@ -33,14 +33,18 @@ class Report:
         recognised: "pspnet of mmsegmentation".
         used: how many of the file's arrays the model holds.
         left_out: {published key: why}.
+        task: how the task is known.
         classes: where the class names come from.
+        things: how many of them are things and how that is known; empty where things are no matter.
         notes: what a user should know.
     """
 
     recognised: str
     used: int
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    task: str = ""
     classes: str = ""
+    things: str = ""
     notes: tuple[str, ...] = ()
 
     def reasons(self) -> list[str]:
@@ -64,7 +68,7 @@ class Imported:
         save_bundle(path, self.bundle, self.model)
 
     def lines(self) -> list[str]:
-        """What a user should see: what was recognised, used and left out, images, classes, licence, notes."""
+        """What a user should see: what was recognised, used and left out, task, images, classes, licence, notes."""
         spec, report = self.bundle.model, self.report
         names = self.bundle.space.names
         shown = ", ".join(names[:6]) + (f", ... {names[-1]}" if len(names) > 6 else "")
@@ -72,15 +76,22 @@ class Imported:
             f"Recognised: {report.recognised}; model {spec.name}, {spec.in_channels} channels, {spec.classes} outputs.",
             f"Arrays: {report.used} used, {len(report.left_out)} left out.",
             *report.reasons(),
+            f"Task: {self.bundle.task}{report.task}.",
             f"Images: {describe_preprocessing(self.bundle.preprocessing)}.",
             f"Classes: {len(names)}, {report.classes}: {shown}.",
+            *([f"Things: {report.things}."] if report.things else []),
             f"Licence of the published weights: {self.bundle.licence or 'none stated; ask who trained them'}.",
             *(f"Note: {note}" for note in report.notes),
         ]
 
 
 def read_checkpoint(
-    path: str | Path, *, architecture: str | None = None, classes: Sequence[str] | None = None
+    path: str | Path,
+    *,
+    architecture: str | None = None,
+    classes: Sequence[str] | None = None,
+    task: str | None = None,
+    things: Sequence[str] | None = None,
 ) -> Imported:
     """The published checkpoint in the file or folder `path`.
 
@@ -92,12 +103,17 @@ def read_checkpoint(
         architecture: a model or family of ours, where the arrays alone could mean several.
         classes: names, in the order of the labels; None takes those in the file, or of the data set that the source's
             weights of as many classes were trained on, or class_0, class_1, ...
+        task: semantic, instance or panoptic: what the weights were trained for, where the file does not say it (Mask2Former,
+            EoMT); None tells it from the numbers of classes and queries, as published models have them.
+        things: names of the classes that are things, for such a model; None takes those of the well-known data set with as
+            many classes.
 
     Raises:
-        UserError: damaged or unsafe; of no known source, or of several; arrays missing, extra or misshapen, by name.
+        UserError: damaged or unsafe; of no known source, or of several; arrays missing, extra or misshapen, by name; of a
+            model for another task; things that are no classes.
     """
     contents = read_contents(path)
-    source, spec = recognise(contents, architecture)
+    source, spec = recognise(contents, architecture, task)
     fitted = fit(source, spec, contents)
     if fitted.misfit:
         raise UserError(
@@ -106,9 +122,18 @@ def read_checkpoint(
     model = _filled(spec, fitted, contents)
     preprocessing, told = _preprocessing(source, spec, contents)
     space, origin = _space(source, spec, contents, classes)
+    space, counted = _with_things(source, spec, space, things)
     notes = (*source.notes, *told)
     used = len(contents.arrays) + len(contents.others) - len(fitted.left_out)
-    report = Report(title(source), used, fitted.left_out, origin, (*notes, *_beside(contents)))
+    report = Report(
+        title(source),
+        used,
+        fitted.left_out,
+        task=_told(source, task),
+        classes=origin,
+        things=counted,
+        notes=(*notes, *_beside(contents)),
+    )
     bundle = Bundle(
         task=source.task,
         model=spec,
@@ -173,6 +198,9 @@ def _filled(spec: ModelSpec, fitted: Fit, contents: Contents) -> Model:
 
 def _settings(source: Published, contents: Contents) -> PredictSettings:
     decoding = source.decoding_of(contents.shapes, contents.config)
+    if source.tiling is not None:
+        tile, overlap = source.tiling(contents.shapes)
+        return PredictSettings(tile=tile, overlap=overlap, decoding=decoding)
     if source.task == "semantic":
         return PredictSettings(decoding=decoding)
     # Objects are found in the whole image: those cut by the border of a tile would be found twice.
@@ -226,33 +254,58 @@ def _space(
 ) -> tuple[LabelSpace, str]:
     """The classes, and where their names come from."""
     exclusive = contents.config.get("activation") != "sigmoid" or spec.classes == 1
-    things = _things(source, spec)
     wanted = 2 if spec.classes == 1 and source.task == "semantic" else spec.classes
     if classes is not None:
         if len(classes) != wanted:
             raise UserError(
                 f"{contents.file}: the model tells {wanted} classes apart, but {len(classes)} names were given."
             )
-        return LabelSpace(tuple(classes), things, exclusive=exclusive), "as given"
+        return LabelSpace(tuple(classes), exclusive=exclusive), "as given"
     if len(contents.names) == wanted:
-        return LabelSpace(contents.names, things, exclusive=exclusive), "as the file says"
+        return LabelSpace(contents.names, exclusive=exclusive), "as the file says"
     known = source.space.get(spec.classes)
     names = class_lists.CLASS_LISTS.get((known or "", spec.classes))
     if known is not None and names is not None:
-        space = LabelSpace(names, things, exclusive=exclusive)
+        space = LabelSpace(names, exclusive=exclusive)
         return space, f"of {class_lists.TITLES[known]} (told from their number)"
     space = class_lists.unnamed(spec.classes) if source.task == "semantic" else class_lists.numbered(wanted)
-    return replace(space, things=things or space.things, exclusive=exclusive), "unnamed (give names with --classes)"
+    return replace(space, exclusive=exclusive), "unnamed (give names with --classes)"
 
 
-def _things(source: Published, spec: ModelSpec) -> tuple[bool, ...]:
-    """Which classes are things: all of an instance model, those that a panoptic model was built with; else empty."""
-    if source.task == "instance":
-        return (True,) * spec.classes
+def _with_things(
+    source: Published, spec: ModelSpec, space: LabelSpace, names: Sequence[str] | None
+) -> tuple[LabelSpace, str]:
+    """`space` with its things, and how many they are and how that is known, where that is a matter of choice.
+
+    All classes of an instance model are things, and a panoptic one over regions was built with its own. Raises UserError for
+    names that are no classes, or that cannot be chosen.
+    """
     given = spec.options.get("things", ())
-    if source.task == "panoptic" and given:
-        return tuple(label in given for label in range(spec.classes))
-    return class_lists.THINGS.get(spec.classes, ()) if source.task == "panoptic" else ()
+    fixed = (True,) * spec.classes if source.task == "instance" else tuple(i in given for i in range(spec.classes))
+    if names is not None and not source.guessed:
+        raise UserError(f"{title(source)}: its things cannot be chosen; leave them out.")
+    if names is not None:
+        chosen = {space.index(name) for name in names}
+        space = replace(space, things=tuple(label in chosen for label in range(len(space))))
+        return space, f"{len(chosen)} of {len(space)} classes, as given"
+    if any(fixed):
+        return replace(space, things=fixed), f"{sum(fixed)} of {len(space)} classes" if given else ""
+    known = class_lists.THINGS.get(spec.classes) if source.guessed else None
+    if known is not None:
+        title_of = class_lists.TITLES[source.space[spec.classes]]
+        told = f"{sum(known)} of {len(space)} classes, as in the panoptic task of {title_of} (told from their number)"
+        return replace(space, things=known), told
+    unknown = source.task == "panoptic"
+    return space, "none of the classes is known to be one (name them with --things)" if unknown else ""
+
+
+def _told(source: Published, task: str | None) -> str:
+    """How the task is known, as the end of a sentence."""
+    if not source.guessed:
+        return ""
+    if task is not None:
+        return ", as given"
+    return ", told from the numbers of classes and queries, since the file does not say it (another one with --task)"
 
 
 def _provenance(source: Published, contents: Contents) -> str:

@@ -43,20 +43,35 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace("\n", " ").split(","))
 
 
+_ADE20K_STUFF = """0 1 2 3 4 5 6 9 11 13 16 17 21 25 26 28 29 34 40 46 48 51 52 54 59 60 61 63 68 77 79 84 91 94 96 99 100
+101 105 106 109 113 114 117 122 128 131 140 141 145"""
+"""ADE20K's 50 kinds of stuff among its 150 classes (Mask2Former's register_ade20k_panoptic.py, field "isthing")."""
+
+THINGS: dict[int, tuple[bool, ...]] = {
+    133: tuple(label < 80 for label in range(133)),
+    150: tuple(str(label) not in _ADE20K_STUFF.split() for label in range(150)),
+    19: tuple(label >= 11 for label in range(19)),
+}
+"""Number of classes of a panoptic list -> which are things: 80 in COCO, 100 in ADE20K, 8 in Cityscapes (from person on)."""
+
+
+def _things(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name, thing in zip(names, THINGS[len(names)], strict=True) if thing)
+
+
 CLASS_LISTS: dict[tuple[str, int], tuple[str, ...]] = {
     ("voc", 21): tuple(_VOC.split()),
     ("voc", 20): tuple(_VOC.split())[1:],
     ("cityscapes", 19): _split(_CITYSCAPES),
+    ("cityscapes", 8): _things(_split(_CITYSCAPES)),
     ("ade20k", 150): _split(_ADE20K),
+    ("ade20k", 100): _things(_split(_ADE20K)),
     ("coco", 80): _split(_COCO),
     ("coco", 54): _split(_COCO_STUFF),
     ("coco", 133): (*_split(_COCO), *_split(_COCO_STUFF)[1:]),
 }
 """(data set, number of classes) -> names. COCO's 54 are its 53 kinds of stuff behind one class for all things; its 133 are
-the 80 things and this stuff, as its panoptic task has them."""
-
-THINGS: dict[int, tuple[bool, ...]] = {133: tuple(label < 80 for label in range(133))}
-"""Number of classes of a panoptic list -> which are things."""
+the 80 things and this stuff, as its panoptic task has them. The 100 and 8 are the things of the other two, in their order."""
 
 TITLES = {"voc": "Pascal VOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "coco": "COCO"}
 """What the data sets are called."""

@@ -30,14 +30,18 @@ class Fit(NamedTuple):
     misfit: Misfit
 
 
-def recognise(contents: Contents, architecture: str | None = None) -> tuple[Published, ModelSpec]:
+def recognise(
+    contents: Contents, architecture: str | None = None, task: str | None = None
+) -> tuple[Published, ModelSpec]:
     """The only source that knows `contents`, and the model for it.
 
     Args:
         architecture: a key of `MODELS` or a family: only sources of it count, and the arrays must be of it.
+        task: what the weights were trained for, where the file does not say it; None: as told from its numbers.
 
     Raises:
-        UserError: no source fits (says what was looked for and the nearest), several do, or the arrays do not say enough.
+        UserError: no source fits (says what was looked for and the nearest), several do, the arrays do not say enough, or
+            they are of a model for another task.
     """
     sources = _candidates(architecture)
     found = [source for source in sources if source.recognise(contents.shapes)]
@@ -48,10 +52,24 @@ def recognise(contents: Contents, architecture: str | None = None) -> tuple[Publ
         raise UserError(
             f"{contents.file}: the arrays could be of {names}; say which architecture it is with --architecture."
         )
-    spec = spec_of(found[0], contents)
-    if architecture is not None and architecture not in (found[0].architecture, spec.name):
+    source = found[0] if task is None else _for_task(found[0], task, sources, contents)
+    spec = spec_of(source, contents)
+    if architecture is not None and architecture not in (source.architecture, spec.name):
         raise UserError(f"{contents.file}: the arrays are of '{spec.name}', not of '{architecture}'.")
-    return found[0], spec
+    return source, spec
+
+
+def _for_task(found: Published, task: str, sources: list[Published], contents: Contents) -> Published:
+    """The source like `found` whose weights were trained for `task`."""
+    like = [found]
+    if found.guessed:
+        like = [item for item in sources if (item.source, item.architecture) == (found.source, found.architecture)]
+    for source in like:
+        if source.task == task:
+            return source
+    tasks = [source.task for source in like]
+    known = f"it answers {tasks[0]}" if len(tasks) == 1 else f"known tasks are {', '.join(tasks)}"
+    raise UserError(f"{contents.file}: recognised as {title(found)}; {known}, not '{task}'.{did_you_mean(task, tasks)}")
 
 
 def spec_of(source: Published, contents: Contents) -> ModelSpec:

@@ -128,6 +128,38 @@ def test_the_task_is_told_from_the_numbers(parity, classes, queries, task):
     resize = found.preprocessing_of(shapes, {}).resize
     assert resize.size((300, 600)) == ((256, 512) if task == "semantic" else (128, 256))
     assert found.spec(shapes, {}).options["queries"] == queries
+    assert found.tiling(shapes) == ((256, 0.0) if task == "semantic" else (None, 0.25))
+
+
+def test_the_task_can_be_given(published, parity, tmp_path):
+    imported, arrays, _ = published
+    assert "Task: panoptic, told from the numbers" in "\n".join(imported.lines())
+    assert "Things: 80 of 133 classes, as in the panoptic task of COCO (told from their number)." in imported.lines()
+    state = {key: torch.from_numpy(item) for key, item in arrays.items()}
+    rows = {19: 20, 5: 6}
+    for classes, things in ((19, 8), (5, 0)):
+        for key in ("class_predictor.weight", "class_predictor.bias", "criterion.empty_weight"):
+            state[key] = torch.from_numpy(arrays[key])[: rows[classes]].clone()
+        torch.save(state, tmp_path / "pytorch_model.bin")
+        told = read_checkpoint(tmp_path)
+        assert told.bundle.task == "semantic"
+        assert sum(told.bundle.space.things) == things
+        given = read_checkpoint(tmp_path, task="panoptic")
+        assert given.bundle.task == "panoptic"
+        assert "Task: panoptic, as given." in given.lines()
+        assert sum(given.bundle.space.things) == things
+        assert given.bundle.preprocessing.resize.size((480, 640)) == (192, 256)
+        assert read_checkpoint(tmp_path, task="instance").bundle.space.things == (True,) * classes
+    assert "Things: none of the classes is known to be one (name them with --things)." in given.lines()
+    named = read_checkpoint(tmp_path, task="panoptic", classes=tuple("abcde"), things=("b", "e"))
+    assert named.bundle.space.things == (False, True, False, False, True)
+    assert "Things: 2 of 5 classes, as given." in named.lines()
+    with pytest.raises(
+        UserError, match=r"known tasks are panoptic, instance, semantic, not 'panoptc'.* Did you mean 'panoptic'"
+    ):
+        read_checkpoint(tmp_path, task="panoptc")
+    with pytest.raises(UserError, match="no class 'sky'"):
+        read_checkpoint(tmp_path, classes=tuple("abcde"), things=("sky",))
 
 
 def test_what_is_no_published_eomt_is_refused(parity):

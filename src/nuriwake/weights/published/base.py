@@ -63,7 +63,11 @@ class Published:
         arrange: {published key: tensor} -> the same with arrays split or joined, where a source cuts them otherwise, under
             keys that `rename` knows. Comes before `rename` and `transform`; keys that are not cut stay as they are.
         task: what the weights were trained for, and what the bundle answers: "semantic", "instance" or "panoptic".
+        guessed: the file does not say the task; `recognise` tells it from numbers, and others of the same source and
+            architecture stand for the other tasks.
         decoding: options of the decoder that differ from its own, or a function of shapes and config.
+        tiling: shapes -> (side of the tiles in pixels of the size at which the model sees images or None for whole images,
+            the share of a side that they overlap at least); None: as models of ours.
     """
 
     source: Source
@@ -79,7 +83,9 @@ class Published:
     transform: Callable[[str, Any], Any] | None = None
     arrange: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     task: str = "semantic"
+    guessed: bool = False
     decoding: Mapping[str, Any] | Callable[[Shapes, Config], Mapping[str, Any]] = field(default_factory=dict[str, Any])
+    tiling: Callable[[Shapes], tuple[int | None, float]] | None = None
 
     def preprocessing_of(self, shapes: Shapes, config: Config) -> Preprocessing:
         """What the checkpoint of these shapes and `config.json` expects of an image."""

@@ -15,7 +15,7 @@ from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published.base import ClassList, Config, Published, Shapes, Source
 
 LICENCE = "MIT (TU Eindhoven; trained from DINOv2's weights, Apache-2.0)"
-NOTES = ("A model of queries answers every task (--task), best the one it was trained for.",)
+NOTES = ("A model of queries answers every task (predict --task), best the one it was trained for.",)
 
 _TRANSFORMERS = {
     r"query\.weight": "head.queries",
@@ -89,7 +89,7 @@ def _spec(rename: Callable[[str], str | None]) -> Callable[[Shapes, Config], Mod
                 raise UserError(f"config.json: {field} of an EoMT is {expected}, found {config[field]}.")
         patch = own["encoder.embedding.projection.weight"][-1]
         options = {
-            "image_size": math.isqrt(own["encoder.embedding.positions"][-2]) * patch,
+            "image_size": _side(own),
             "padded": True,
             "patch_size": patch,
             "registers": own["encoder.embedding.registers"][1] if "encoder.embedding.registers" in own else 0,
@@ -126,12 +126,22 @@ def _preprocessing(rename: Callable[[str], str | None], task: str) -> Callable[[
     """Objects: the longer side becomes that of the trained square, the rest is black; semantic: the shorter side does."""
 
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
-        own = _own_shapes(shapes, rename)
-        side = math.isqrt(own["encoder.embedding.positions"][-2]) * own["encoder.embedding.projection.weight"][-1]
+        side = _side(_own_shapes(shapes, rename))
         resize = ResizeRule(shortest=side) if task == "semantic" else ResizeRule(longest=side)
         return Preprocessing(resize=resize, padding="black")
 
     return preprocessing
+
+
+def _side(own: Mapping[str | None, tuple[int, ...]]) -> int:
+    """Of the square that the model was trained on, in pixels."""
+    return math.isqrt(own["encoder.embedding.positions"][-2]) * own["encoder.embedding.projection.weight"][-1]
+
+
+def _tiling(rename: Callable[[str], str | None], task: str) -> Callable[[Shapes], tuple[int | None, float]]:
+    """Semantic: as few squares along the longer side as cover it, evenly spread, whose answers are averaged (the authors'
+    `window_imgs_semantic`, transformers' `do_split_image`). Objects: the whole image."""
+    return lambda shapes: (_side(_own_shapes(shapes, rename)), 0.0) if task == "semantic" else (None, 0.25)
 
 
 def _published(source: Source, head: dict[str, str], encoder: str, task: str) -> Published:
@@ -150,6 +160,8 @@ def _published(source: Source, head: dict[str, str], encoder: str, task: str) ->
         transform=_transform,
         arrange=_arrange,
         task=task,
+        guessed=True,
+        tiling=_tiling(rename, task),
     )
 
 

@@ -16,8 +16,7 @@ from nuriwake.weights.published.keys import Rules, left_out_by, require_resnet, 
 
 LICENCE = "CC BY-NC 4.0 (Mask2Former model zoo, Meta): no commercial use"
 NOTES = (
-    "A model of queries answers every task (--task), best the one it was trained for, which the file does not say: it is "
-    "told from the number of classes and queries.",
+    "A model of queries answers every task (predict --task), best the one it was trained for.",
     "The licence is that of the authors' weights; files trained from others have the licence of whoever trained them.",
 )
 
@@ -139,7 +138,14 @@ _LEFT_OUT = {
     rf"{re.escape(_ENCODER)}(swin\.)?layernorm\.\w+": "a norm behind the backbone's last map, which nothing reads",
     BUFFERS: "follows from the side of the windows",
 }
-_SPACE: dict[int, ClassList] = {133: "coco", 80: "coco", 150: "ade20k", 19: "cityscapes"}
+_SPACE: dict[int, ClassList] = {
+    133: "coco",
+    80: "coco",
+    150: "ade20k",
+    100: "ade20k",
+    19: "cityscapes",
+    8: "cityscapes",
+}
 _TASKS = ("panoptic", "instance", "semantic")
 _SHORT = {"resnet50": "r50", "resnet101": "r101"}
 _FIXED = (
@@ -279,29 +285,33 @@ def _swin(own: Shapes) -> str:
 
 
 def _preprocessing(
-    rename: Callable[[str], str | None], *, stretched: bool
+    rename: Callable[[str], str | None], task: str, *, stretched: bool
 ) -> Callable[[Shapes, Config], Preprocessing]:
     """The sizes of the authors' configurations. transformers then stretches the image to multiples of 32, the authors pad."""
 
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
         own = _own_shapes(shapes, rename)
-        classes, queries = own["decoder.classify.bias"][0] - 1, own["decoder.queries.weight"][0]
-        shortest, longest = _sizes(classes, queries, own)
+        shortest, longest = _sizes(own["decoder.classify.bias"][0] - 1, task, own)
         rule = ResizeRule(shortest=shortest, longest=longest, rounding="half_up", multiple=32 if stretched else 1)
         return Preprocessing(resize=rule, padding="zero")
 
     return preprocessing
 
 
-def _sizes(classes: int, queries: int, own: Shapes) -> tuple[int, int]:
+def _sizes(classes: int, task: str, own: Shapes) -> tuple[int, int]:
     if classes in (19, 8):
         return 1024, 2048
     if classes == 65:
         return 2048, 2048
     if classes in (100, 150):
         wide = own.get("encoder.levels.0.entry.convolution.weight", (0,))[0] >= 128
-        return (640, 2560) if wide or _task(classes, queries) != "semantic" else (512, 2048)
+        return (640, 2560) if wide or task != "semantic" else (512, 2048)
     return 800, 1333
+
+
+def _whole(shapes: Shapes) -> tuple[int | None, float]:
+    """No tiles for any task: the size rule bounds the images, and the authors' models see them whole."""
+    return None, 0.25
 
 
 def _published(source: Source, rename: Callable[[str], str | None], task: str) -> Published:
@@ -312,12 +322,14 @@ def _published(source: Source, rename: Callable[[str], str | None], task: str) -
         _spec(rename),
         rename,
         _LEFT_OUT,
-        preprocessing=_preprocessing(rename, stretched=source == "transformers"),
+        preprocessing=_preprocessing(rename, task, stretched=source == "transformers"),
         space=_SPACE,
         licence=LICENCE,
         notes=NOTES,
         arrange=_arrange,
         task=task,
+        guessed=True,
+        tiling=_whole,
     )
 
 
