@@ -1,25 +1,27 @@
-"""Cityscapes (Cordts et al. 2016): leftImg8bit/<split>/<city>/ beside gtFine/ with instanceIds, labelIds or labelTrainIds.
+"""Cityscapes (Cordts et al. 2016): leftImg8bit/<split>/<city>/ beside gtFine/ with instanceIds, labelIds or labelTrainIds,
+or with its panoptic files.
 
-With instanceIds the truth is panoptic. The classes are the 19 that are evaluated; the other label ids are void, as in the
-benchmark. Source of the table: cityscapesscripts/helpers/labels.py (the published numbers and colours).
+With instanceIds, or the panoptic files that are made from them, the truth is panoptic. The classes are the 19 that are
+evaluated; the other label ids are void, as in the benchmark.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
-from nuriwake.core.labels import IGNORE, Colour, LabelSpace
+from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import semantic_view
 from nuriwake.data.assembly import assemble, split_name
+from nuriwake.data.cityscapes_classes import CLASSES, SPACE
+from nuriwake.data.cityscapes_panoptic import PanopticSplit, find_panoptic_files, panoptic_records
 from nuriwake.data.coding import MaskCoding, from_mapping
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.description import DataDescription, Format, refuse_fields
@@ -29,42 +31,6 @@ from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.seen import target_of
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
 
-
-class CityClass(NamedTuple):
-    """One evaluated class: its label id in the files, whether objects are told apart, its colour."""
-
-    name: str
-    label_id: int
-    thing: bool
-    colour: Colour
-
-
-CLASSES = (
-    CityClass("road", 7, False, (128, 64, 128)),
-    CityClass("sidewalk", 8, False, (244, 35, 232)),
-    CityClass("building", 11, False, (70, 70, 70)),
-    CityClass("wall", 12, False, (102, 102, 156)),
-    CityClass("fence", 13, False, (190, 153, 153)),
-    CityClass("pole", 17, False, (153, 153, 153)),
-    CityClass("traffic light", 19, False, (250, 170, 30)),
-    CityClass("traffic sign", 20, False, (220, 220, 0)),
-    CityClass("vegetation", 21, False, (107, 142, 35)),
-    CityClass("terrain", 22, False, (152, 251, 152)),
-    CityClass("sky", 23, False, (70, 130, 180)),
-    CityClass("person", 24, True, (220, 20, 60)),
-    CityClass("rider", 25, True, (255, 0, 0)),
-    CityClass("car", 26, True, (0, 0, 142)),
-    CityClass("truck", 27, True, (0, 0, 70)),
-    CityClass("bus", 28, True, (0, 60, 100)),
-    CityClass("train", 31, True, (0, 80, 100)),
-    CityClass("motorcycle", 32, True, (0, 0, 230)),
-    CityClass("bicycle", 33, True, (119, 11, 32)),
-)
-SPACE = LabelSpace(
-    tuple(item.name for item in CLASSES),
-    tuple(item.thing for item in CLASSES),
-    tuple(item.colour for item in CLASSES),
-)
 _MOST_LABEL_ID = 33
 _PER_CLASS = 1000
 """An object is label id * 1000 + its number; a group of objects, and stuff, is the label id alone."""
@@ -113,12 +79,17 @@ def open_cityscapes(root: Path, description: DataDescription) -> DataSet:
     Raises:
         UserError: folders or truth that are not there.
     """
-    refuse_fields(description, "cityscapes")
+    refuse_fields(description, "cityscapes", "annotations")
     truth = _truth(root)
     if truth is None:
         raise UserError(f"{root}: Cityscapes has leftImg8bit/ and gtFine/; they are not there.")
     images = {key: path for key, path in image_files(root / "leftImg8bit").items() if key.endswith(_IMAGE)}
     masks = image_files(truth)
+    # Of instanceIds and the panoptic files, which are made from them, the first are the ones that every copy has.
+    if description.annotations is not None or not any(key.endswith(_INSTANCES) for key in masks):
+        files = find_panoptic_files(root, truth, description)
+        if files:
+            return _open_panoptic(root, files, images, description)
     kind = next(
         (kind for kind in (_INSTANCES, _TRAIN_IDS, _LABEL_IDS) if any(key.endswith(kind) for key in masks)), None
     )
@@ -131,31 +102,62 @@ def open_cityscapes(root: Path, description: DataDescription) -> DataSet:
         mask = masks.get(f"{bare}_{truth.name}{kind}")
         if mask is None:
             without.append(key)
-            continue
-        folder = key.partition("/")[0]
-        splits.setdefault(split_name(folder) or folder, []).append(Record(bare, image, mask))
-    notes = [f"The 19 evaluated classes of Cityscapes, from the files *{kind}.png; other labels are ignored."]
-    if without and all(split_name(key.partition("/")[0]) == "test" for key in without):
-        notes.append(f"{len(without)} images of 'test' have no truth and are left out.")
-    elif without and description.unpaired == "refuse":
-        raise UserError(
-            f"{root}: {len(without)} images have no {truth.name}{kind}.png: {listed(without)}; complete them, or write "
-            "'unpaired: skip' in a YAML description to leave them out."
-        )
-    elif without:
-        notes.append(f"{len(without)} images have no truth and are left out, as described: {listed(without)}.")
+        else:
+            splits.setdefault(_split(key), []).append(Record(bare, image, mask))
+    notes = [
+        f"The 19 evaluated classes of Cityscapes, from the files *{kind}.png; other labels are ignored.",
+        *_without_truth(root, without, f"{truth.name}{kind}.png", description),
+    ]
     reader = CityscapesReader(SPACE) if kind == _INSTANCES else MaskReader(SPACE, _coding(kind))
     return assemble(root, "cityscapes", SPACE, splits, reader=reader, description=description, notes=notes)
 
 
+def _open_panoptic(
+    root: Path, files: dict[str, Path], images: dict[str, Path], description: DataDescription
+) -> DataSet:
+    reader, splits, notes = panoptic_records(files, {key.removesuffix(_IMAGE): path for key, path in images.items()})
+    used = {record.name for records in splits.values() for record in records}
+    without = [key for key in images if key.removesuffix(_IMAGE) not in used and _split(key) in splits]
+    notes += _without_truth(root, without, "segments in the panoptic files", description)
+    paths = tuple(files.values())
+    return assemble(
+        root, "cityscapes", SPACE, splits, reader=reader, description=description, notes=notes, sources=paths
+    )
+
+
+def _split(key: str) -> str:
+    """The split in which the image `key` (split/city/name) lies."""
+    folder = key.partition("/")[0]
+    return split_name(folder) or folder
+
+
+def _without_truth(root: Path, without: list[str], what: str, description: DataDescription) -> list[str]:
+    """What is said of the images `without` truth. Raises UserError where they are not of 'test' and were not described."""
+    if not without:
+        return []
+    if all(split_name(key.partition("/")[0]) == "test" for key in without):
+        return [f"{len(without)} images of 'test' have no truth and are left out."]
+    if description.unpaired == "refuse":
+        raise UserError(
+            f"{root}: {len(without)} images have no {what}: {listed(without)}; complete them, or write "
+            "'unpaired: skip' in a YAML description to leave them out."
+        )
+    return [f"{len(without)} images have no truth and are left out, as described: {listed(without)}."]
+
+
 def write_cityscapes(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
-    """Writes leftImg8bit/<split>/ and gtFine/<split>/ with labelIds and labelTrainIds, and instanceIds where there are segments.
+    """Writes leftImg8bit/<split>/<city>/ and gtFine/<split>/<city>/ with labelIds and labelTrainIds; where there are segments also
+    instanceIds, and of these gtFine/cityscapes_panoptic_<split>.json with its folder of PNG.
+
+    File names begin with their city, as Cityscapes' own do; images that lie in no folder get the city "city".
 
     Raises:
-        UserError: the split is there already, classes beyond the 19, or more than 999 objects of a class in an image.
+        UserError: the split is there already, classes beyond the 19, or more than 1,000 objects of a class in an image.
     """
     truth = folder / "gtFine" / settings.split
-    refuse_existing(truth)
+    panoptic = PanopticSplit(folder / "gtFine", settings.split)
+    for existing in (truth, panoptic.path, panoptic.folder):
+        refuse_existing(existing)
     unknown = [name for name in space.names if name not in SPACE.names]
     if unknown:
         raise UserError(
@@ -167,26 +169,36 @@ def write_cityscapes(samples: Iterable[Sample], folder: Path, space: LabelSpace,
     label_ids = np.array([*(item.label_id for item in CLASSES), *[0] * (256 - len(CLASSES))], np.uint8)
     for sample in samples:
         target = target_of(sample)
-        name = writer.name(sample).removesuffix(_IMAGE)
-        name = name if "/" in name else f"city/{name}"  # images lie in folders of cities
+        name = _city_name(writer.name(sample).removesuffix(_IMAGE))
         writer.write(sample, name + _IMAGE)
         if not isinstance(target, SemanticMap | Panoptic):
             raise UserError(f"{name}: Cityscapes has a class for every pixel; objects alone leave the rest open.")
         labels = semantic_view(target, SPACE).labels
         found = [(_TRAIN_IDS, labels), (_LABEL_IDS, label_ids[labels])]
         if isinstance(target, Panoptic):
-            found.append((_INSTANCES, _instance_ids(target, name)))
+            instances = _instance_ids(target, name)
+            found.append((_INSTANCES, instances))
+            files.append(panoptic.add(name.rpartition("/")[2], instances))
         else:
             count_note(notes, "images: a map of classes does not tell objects apart; instanceIds are not written")
         for kind, array in found:
             files.append(truth / f"{name}_gtFine{kind}.png")
             with atomic_path(files[-1]) as temporary:
                 Image.fromarray(array).save(temporary, format="PNG")
+    files += panoptic.finish()
     texts = tuple(f"{number} {text}." for text, number in notes.items())
     return Written((*files, *writer.files), (*texts, *writer.notes))
 
 
 FORMAT = Format(recognise, open_cityscapes, write_cityscapes)
+
+
+def _city_name(name: str) -> str:
+    """ "aachen/0001" -> "aachen/aachen_0001": the city's folder, and the city again at the head of the file name."""
+    folder, _, bare = name.rpartition("/")
+    folder = folder or "city"
+    city = folder.rpartition("/")[2]
+    return f"{folder}/{bare}" if bare.startswith(f"{city}_") else f"{folder}/{city}_{bare}"
 
 
 def _instance_ids(target: Panoptic, name: str) -> np.ndarray:

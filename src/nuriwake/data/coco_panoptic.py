@@ -146,7 +146,7 @@ def open_coco_panoptic(root: Path, description: DataDescription) -> DataSet:
     """
     refuse_fields(description, "coco_panoptic", "images", "annotations", "masks")
     found = described_files(root, description, "panoptic")
-    read = [_read_file(file.path) for file in found]
+    read = [read_panoptic_file(file.path) for file in found]
     categories = common_categories([(item.index.path, item.categories) for item in read])
     space = category_space(found[0].path, categories, [bool(category.thing) for category in categories])
     notes: list[str] = [
@@ -171,7 +171,7 @@ def open_coco_panoptic(root: Path, description: DataDescription) -> DataSet:
         reader=CocoPanopticReader(
             space,
             tuple(category_ids.tolist()),
-            tuple(_labelled(item.index, category_ids) for item in read),
+            tuple(labelled(item.index, category_ids, np.arange(len(category_ids))) for item in read),
         ),
         description=description,
         notes=notes,
@@ -183,14 +183,23 @@ FORMAT = Format(recognise, open_coco_panoptic, write_coco_panoptic)
 
 
 @dataclass(frozen=True)
-class _File:
+class PanopticFile:
+    """What one JSON file says: its segments (`labels` still empty), the names of its images, of their PNG ("" where there is
+    none), and its categories."""
+
     index: PanopticIndex
     names: tuple[str, ...]
     pngs: tuple[str, ...]
     categories: tuple[Category, ...]
 
 
-def _read_file(path: Path) -> _File:
+def read_panoptic_file(path: Path) -> PanopticFile:
+    """The COCO panoptic file at `path`.
+
+    Raises:
+        UserError: no JSON, fields that are missing or of another kind, ids that repeat, annotations of unknown images, or
+            categories that do not say whether they are things.
+    """
     file = read_json(path)
     categories = read_categories(file)
     for category in categories:
@@ -213,7 +222,9 @@ def _read_file(path: Path) -> _File:
     files = table.texts("file_name") if given else [stem(names[row]) + ".png" for row in rows.tolist()]
     for row, name in zip(rows.tolist(), files, strict=True):
         pngs[row] = name.replace("\\", "/")
-    return _File(_index(path, segments, starts, order, rows, len(images)), tuple(names), tuple(pngs), tuple(categories))
+    return PanopticFile(
+        _index(path, segments, starts, order, rows, len(images)), tuple(names), tuple(pngs), tuple(categories)
+    )
 
 
 def _index(
@@ -243,13 +254,14 @@ def _index(
     )
 
 
-def _labelled(index: PanopticIndex, category_ids: np.ndarray) -> PanopticIndex:
+def labelled(index: PanopticIndex, category_ids: np.ndarray, labels: np.ndarray) -> PanopticIndex:
+    """`index` with the `labels` (K,) of its categories; `category_ids` (K,) ascend."""
     places = np.minimum(np.searchsorted(category_ids, index.categories), len(category_ids) - 1)
-    labels = np.where(category_ids[places] == index.categories, places, -1).astype(np.int32)
+    labels = np.where(category_ids[places] == index.categories, labels[places], -1).astype(np.int32)
     return PanopticIndex(index.path, index.offsets, index.ids, labels, index.categories, index.crowd, index.areas)
 
 
-def _png_folder(root: Path, file: AnnotationFile, item: _File, description: DataDescription) -> Path:
+def _png_folder(root: Path, file: AnnotationFile, item: PanopticFile, description: DataDescription) -> Path:
     wanted = [png for png in item.pngs if png]
     if description.masks is not None:
         candidates = [root / description.masks / file.path.stem, root / description.masks]

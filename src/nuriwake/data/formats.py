@@ -17,6 +17,7 @@ FORMATS: dict[str, str] = {
     "coco": "nuriwake.data.coco:FORMAT",
     "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
     "cvat": "nuriwake.data.cvat:FORMAT",
+    "geotiff": "nuriwake.data.geotiff:FORMAT",
     "labelme": "nuriwake.data.labelme:FORMAT",
     "label_studio": "nuriwake.data.label_studio:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
@@ -54,7 +55,7 @@ def open_data(
         description = read_description(path)
         root = description.root or path.parent
     elif path.is_file() and path.suffix.lower() == ".json":
-        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+        root = _home(path)
         description = replace(description, annotations=path.relative_to(root).as_posix())
     if not root.exists():
         raise UserError(f"{root}: there is no such folder.")
@@ -78,6 +79,8 @@ def recognise(root: Path) -> dict[str, str]:
 
 
 def _recognised(root: Path, description: DataDescription) -> str:
+    if str(description.annotations).endswith(".geojson"):
+        return "geotiff"
     if description.annotations is not None:
         return _by_annotations(root, description)
     fitting = recognise(root)
@@ -94,6 +97,13 @@ def _recognised(root: Path, description: DataDescription) -> str:
     return next(iter(fitting))
 
 
+def _home(path: Path) -> Path:
+    """The folder of the data set that the annotation file `path` belongs to."""
+    above = path.parent.parent
+    cityscapes = path.stem.startswith("cityscapes_panoptic_") and (above / "leftImg8bit").is_dir()
+    return above if cityscapes or path.parent.name.lower() == "annotations" else path.parent
+
+
 def _by_annotations(root: Path, description: DataDescription) -> str:
     given = description.annotations
     first = next(iter(given.values()), "") if isinstance(given, Mapping) else given or ""
@@ -104,7 +114,8 @@ def _by_annotations(root: Path, description: DataDescription) -> str:
     if kind is None:
         what = "it holds neither 'segmentation' nor 'segments_info'" if path.is_file() else "there is no such file"
         raise UserError(f"{path}: this is no annotation file of COCO's kind: {what}.")
-    return names[kind]
+    # Cityscapes' panoptic files are COCO's, but for the images' names in them.
+    return "cityscapes" if kind == "panoptic" and (root / "leftImg8bit").is_dir() else names[kind]
 
 
 def _refuse_cut_json(root: Path) -> None:
