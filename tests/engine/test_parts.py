@@ -27,7 +27,7 @@ from nuriwake.engine.ema import Average
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import build_optimiser, freeze, parameter_groups, set_rate, training_mode
 from nuriwake.engine.precision import autocast, choose_precision
-from nuriwake.engine.schedule import Plan, rate_factor
+from nuriwake.engine.schedule import Plan, backbone_factor, rate_factor
 from nuriwake.engine.step import to_device
 from nuriwake.engine.stream import DrawStream, Order, steps_of
 from nuriwake.engine.watch import Watch
@@ -49,6 +49,29 @@ def test_the_rate_rises_then_falls(name):
 
 def test_the_warmup_is_never_more_than_a_tenth_of_the_run():
     assert rate_factor(ScheduleConfig("constant", warmup_steps=1000), 2, 0.1) == 1
+
+
+def test_a_backbone_with_weights_waits_for_the_rest_and_then_rises():
+    schedule = ScheduleConfig("poly", 500, backbone_warmup_steps=1000)
+    assert [backbone_factor(schedule, step, 0.0) for step in (0, 499, 999, 1499, 5000)] == [0, 0, 0.5, 1, 1]
+    # A tenth of a short run for the rest, a tenth for the backbone.
+    short = [backbone_factor(schedule, step, step / 100) for step in (0, 10, 15, 20, 99)]
+    assert short == pytest.approx([0, 0, 0.5, 1, 1])
+    assert backbone_factor(ScheduleConfig("poly", 500), 0, 0.0) == 1
+    assert backbone_factor(ScheduleConfig("poly", 0, backbone_warmup_steps=10), 4, 0.0) == pytest.approx(0.5)
+    model = build_model("unet_mobilenet_v2", in_channels=3, classes=1)
+    optimiser = build_optimiser(model, OptimConfig(backbone_rate=1.0), CPU)
+    set_rate(optimiser, 0.1, backbone=0.5)
+    rates = {id(item): group["lr"] for group in optimiser.param_groups for item in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.05 if name.startswith("encoder.") else 0.1)
+
+
+def test_embeddings_do_not_decay():
+    model = build_model("mask2former_mobilenet_v2", in_channels=3, classes=2)
+    still = [name for group in parameter_groups(model, OptimConfig()) if group.decay == 0 for name in group.names]
+    tables = {"decoder.queries.weight", "decoder.query_positions.weight", "decoder.level_positions.weight"}
+    assert tables <= set(still)
 
 
 def test_poly_is_the_published_formula():

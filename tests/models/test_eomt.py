@@ -115,16 +115,20 @@ def test_annealing_lifts_one_block_after_the_other(tiny):
     model = tiny()
     expected = {
         0.0: (1, 1, 1),
-        0.2: (1, 1, 1),
-        0.3: (0.5**0.9, 1, 1),
-        0.4: (0, 1, 1),
-        0.7: (0, 0, 0.5**0.9),
-        0.8: (0, 0, 0),
+        2 / 12: (1, 1, 1),
+        3 / 12: (0.5**0.9, 1, 1),
+        5 / 12: (0, 1, 1),
+        6 / 12: (0, 0.5**0.9, 1),
+        9 / 12: (0, 0, 0.5**0.9),
+        10 / 12: (0, 0, 0),
         1.0: (0, 0, 0),
     }
     for share, shares in expected.items():
         model.set_progress(share)
         torch.testing.assert_close(model.mask_share, torch.tensor(shares, dtype=torch.float32), atol=1e-6, rtol=0)
+    four = tiny(query_blocks=4)
+    four.set_progress(3.5 / 6)
+    torch.testing.assert_close(four.mask_share, torch.tensor([0, 0, 0.5**0.9, 1]), atol=1e-6, rtol=0)
     fixed = tiny(annealing=False)
     fixed.set_progress(1.0)
     assert fixed.mask_share.tolist() == [1, 1, 1]

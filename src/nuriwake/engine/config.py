@@ -98,12 +98,15 @@ class ScheduleConfig:
         warmup_steps: steps of linear rise; never more than a tenth of the run.
         power: of the polynomial fall.
         minimum: the share at the end.
+        backbone_warmup_steps: further steps of linear rise of a backbone that begins with weights, which does not learn until
+            the rest of the model has risen; likewise never more than a tenth of the run. 0: it rises with the rest.
     """
 
     name: Literal["poly", "cosine", "constant"] = "poly"
     warmup_steps: int = 50
     power: float = 0.9
     minimum: float = 0.0
+    backbone_warmup_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,7 @@ class RunConfig:
             ("optim.weight_decay", optim.weight_decay, 0, None),
             ("optim.accumulation", optim.accumulation, 1, None),
             ("schedule.warmup_steps", self.schedule.warmup_steps, 0, None),
+            ("schedule.backbone_warmup_steps", self.schedule.backbone_warmup_steps, 0, None),
             ("augmentation.crop_size", self.augmentation.crop_size, 1, None),
             ("augmentation.balance", self.augmentation.balance, 0, 1),
             ("evaluation.every", self.evaluation.every, 1, None),

@@ -15,22 +15,29 @@ from nuriwake.models.base import Model
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a rate and a decay; `scale` is the factor on the run's learning rate."""
+    """Parameters that share a rate and a decay; `scale` is the factor on the run's learning rate, `backbone` whether they are the
+    backbone's."""
 
     scale: float
     decay: float
+    backbone: bool
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
 
 
 def build_optimiser(model: Model, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW or SGD over `parameter_groups`; each group holds its `scale` for `set_rate`.
+    """AdamW or SGD over `parameter_groups`; each group holds its `scale` and whether it is the `backbone`'s, for `set_rate`.
 
     Raises:
         UserError: nothing is left to learn.
     """
     groups = [
-        {"params": list(group.parameters), "weight_decay": group.decay, "scale": group.scale}
+        {
+            "params": list(group.parameters),
+            "weight_decay": group.decay,
+            "scale": group.scale,
+            "backbone": group.backbone,
+        }
         for group in parameter_groups(model, config)
     ]
     if not groups:
@@ -44,27 +51,32 @@ def build_optimiser(model: Model, config: OptimConfig, device: torch.device) -> 
     )
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Every group learns at `rate` times its scale."""
+def set_rate(optimiser: torch.optim.Optimizer, rate: float, *, backbone: float = 1.0) -> None:
+    """Every group learns at `rate` times its scale, those of the backbone at `backbone` times that."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["scale"]
+        # A checkpoint of an earlier version does not say whose its groups are; no schedule of it asked for that.
+        group["lr"] = rate * group["scale"] * (backbone if group.get("backbone", False) else 1.0)
 
 
 def parameter_groups(model: Model, config: OptimConfig) -> list[Group]:
-    """The learning parameters by (scale of the rate, decay), in a fixed order.
+    """The learning parameters by (scale of the rate, decay, whether they are the backbone's), in a fixed order.
 
-    Parameters of one dimension (biases, norms) have no weight decay. The scale is `backbone_rate` inside the backbone,
+    Parameters of one dimension (biases, norms) and embeddings (Mask2Former's queries, whose authors spare them too) have no
+    weight decay. The scale is `backbone_rate` inside the backbone,
     times `layer_decay` per stage that has parameters, counted from the output.
     """
     scales = _scales(model, config)
-    found: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    backbone = model.backbone()
+    own = set() if backbone is None else {id(parameter) for parameter in backbone.parameters()}
+    found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            found.setdefault((scales[id(parameter)], decay), []).append((name, parameter))
+            decay = config.weight_decay if parameter.ndim > 1 and id(parameter) not in embeddings else 0.0
+            found.setdefault((scales[id(parameter)], decay, id(parameter) in own), []).append((name, parameter))
     return [
-        Group(scale, decay, tuple(name for name, _ in items), tuple(parameter for _, parameter in items))
-        for (scale, decay), items in sorted(found.items(), key=lambda item: item[0])
+        Group(*kind, tuple(name for name, _ in items), tuple(parameter for _, parameter in items))
+        for kind, items in sorted(found.items(), key=lambda item: item[0])
     ]
 
 

@@ -26,6 +26,20 @@ def rate_factor(schedule: ScheduleConfig, step: int, progress: float) -> float:
     return rise * (schedule.minimum + (1.0 - schedule.minimum) * fall)
 
 
+def backbone_factor(schedule: ScheduleConfig, step: int, progress: float) -> float:
+    """The rate of a backbone that begins with weights, as a share of what `rate_factor` gives the rest.
+
+    0 until the warm-up of the rest is over, then a linear rise over `backbone_warmup_steps` or a tenth of the run, whichever is
+    shorter. A freshly drawn head would otherwise send its noise into the weights (Kerssies et al. 2025, appendix A).
+    """
+    if schedule.backbone_warmup_steps == 0:
+        return 1.0
+    by_steps = (step + 1 - schedule.warmup_steps) / schedule.backbone_warmup_steps
+    # Without a warm-up of the rest there is nothing to wait for.
+    by_progress = (progress - (0.1 if schedule.warmup_steps else 0.0)) / 0.1
+    return min(1.0, max(by_steps, by_progress, 0.0))
+
+
 @dataclass
 class Plan:
     """When the run evaluates and when it ends: by steps, or by seconds with a reserve for the last evaluations.

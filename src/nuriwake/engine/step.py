@@ -31,10 +31,10 @@ class Part:
     share: float
 
 
-def take_step(job: Job, batches: Any, watch: Watch, rate: float) -> Failure | None:
-    """One optimiser step. Returns the failure when the loss is known not to be finite; the weights are then untouched."""
+def take_step(job: Job, batches: Any, watch: Watch, rate: float, *, backbone: float = 1.0) -> Failure | None:
+    """One optimiser step at `rate`, that of the backbone times `backbone`. Returns the failure when the loss is known not to be finite; the weights are then untouched."""
     config, device, step = job.config, job.team.device, job.position.step
-    set_rate(job.optimiser, rate)
+    set_rate(job.optimiser, rate, backbone=backbone)
     parts, factor = gather_parts(job, batches)
     sums: dict[str, Tensor] = {}
     for number, part in enumerate(parts):

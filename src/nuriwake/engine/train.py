@@ -15,7 +15,7 @@ from nuriwake.engine.optim import training_mode
 from nuriwake.engine.progress import Bar
 from nuriwake.engine.records import Records
 from nuriwake.engine.run import Run
-from nuriwake.engine.schedule import rate_factor
+from nuriwake.engine.schedule import backbone_factor, rate_factor
 from nuriwake.engine.setup import Job, Report, prepare_job
 from nuriwake.engine.step import take_step
 from nuriwake.engine.watch import Failure, Watch
@@ -120,7 +120,7 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
         if ended:
             break
         job.model.set_progress(progress)
-        failure = take_step(job, batches, watch, _rate(job, progress))
+        failure = take_step(job, batches, watch, _rate(job, progress), backbone=_backbone_share(job, progress))
         if failure is None:
             position.step += 1
             speed.step()
@@ -189,6 +189,13 @@ def _retreat(job: Job, failure: Failure | None, records: Records) -> None:
 def _rate(job: Job, progress: float) -> float:
     factor = rate_factor(job.config.schedule, job.position.step, progress)
     return job.config.optim.learning_rate * job.position.rate_scale * factor
+
+
+def _backbone_share(job: Job, progress: float) -> float:
+    """Of the rate; a backbone with fresh weights has nothing to lose and learns from the first step on."""
+    if job.config.model.backbone_weights is None:
+        return 1.0
+    return backbone_factor(job.config.schedule, job.position.step, progress)
 
 
 def _epoch(job: Job) -> float:

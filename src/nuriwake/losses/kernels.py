@@ -6,7 +6,6 @@ Shape letters: B images, L layers of truth, N objects, G cells of all levels, C 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.lookup import did_you_mean
+from nuriwake.losses.terms import check_weights
 from nuriwake.models.outputs import KernelOutput
 from nuriwake.models.truth import ObjectTruth
 
@@ -60,11 +59,7 @@ class KernelLoss:
     alpha: float = 0.25
 
     def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if name not in WEIGHTS:
-                raise UserError(f"The loss of SOLOv2 has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
-            if not (isfinite(weight) and weight >= 0):
-                raise UserError(f"The weight of the term '{name}' is a number from 0 on, found {weight}.")
+        check_weights(self.weights, WEIGHTS, "SOLOv2")
         if not self.ranges or any(not 0 <= low <= high for low, high in self.ranges):
             raise UserError(f"ranges are pairs of sizes, the smaller first; found {self.ranges}.")
         if not 0 < self.centre <= 1 or self.gamma < 0 or not 0 <= self.alpha <= 1:

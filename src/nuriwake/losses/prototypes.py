@@ -5,7 +5,6 @@ Shape letters: B images, N priors, n positive priors, M objects, P prototypes of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.lookup import did_you_mean
+from nuriwake.losses.terms import check_weights
 from nuriwake.models.boxes import box_areas, box_overlaps, covered_shares, encode_boxes
 from nuriwake.models.outputs import PrototypeOutput
 from nuriwake.models.priors import OFFSET_SCALE, corners
@@ -50,11 +49,7 @@ class PrototypeLoss:
     masks: int = 100
 
     def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if name not in WEIGHTS:
-                raise UserError(f"The loss of YOLACT has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
-            if not (isfinite(weight) and weight >= 0):
-                raise UserError(f"The weight of the term '{name}' is a number from 0 on, found {weight}.")
+        check_weights(self.weights, WEIGHTS, "YOLACT")
         if not 0 < self.negative_overlap <= self.positive_overlap <= 1:
             raise UserError(
                 "negative_overlap and positive_overlap lie above 0 and at most at 1, the first not above the second; found "

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.lookup import did_you_mean
 from nuriwake.losses.matching import QueryTruth, Segments, match, sample_logits, segments_of
+from nuriwake.losses.terms import check_weights
 from nuriwake.models.outputs import QueryOutput
 
 WEIGHTS: Mapping[str, float] = MappingProxyType({"class": 2.0, "mask": 5.0, "dice": 5.0})
@@ -45,11 +45,7 @@ class QueryLoss:
     importance: float = 0.75
 
     def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if name not in WEIGHTS:
-                raise UserError(f"The loss of queries has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
-            if weight < 0:
-                raise UserError(f"The weight of the term '{name}' is 0 or more, found {weight}.")
+        check_weights(self.weights, WEIGHTS, "queries")
         if self.no_object_weight <= 0:
             raise UserError(f"no_object_weight is above 0, found {self.no_object_weight}.")
         if self.points < 1 or self.oversample < 1 or not 0 <= self.importance <= 1:

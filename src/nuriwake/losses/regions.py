@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE
-from nuriwake.core.lookup import did_you_mean
+from nuriwake.losses.terms import check_weights
 from nuriwake.models.outputs import RegionPixelTraining, RegionTraining, fit_logits
 from nuriwake.models.truth import ObjectTruth, PanopticTruth
 
@@ -40,11 +40,7 @@ class RegionLoss:
     smoothness: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if name not in WEIGHTS:
-                raise UserError(f"The loss of regions has no term '{name}'.{did_you_mean(name, WEIGHTS)}")
-            if not weight >= 0:
-                raise UserError(f"The weight of '{name}' is a number from 0 on, found {weight}.")
+        check_weights(self.weights, WEIGHTS, "regions")
         if not self.smoothness >= 0:
             raise UserError(f"smoothness is a number from 0 on, found {self.smoothness}.")
 

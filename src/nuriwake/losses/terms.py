@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.lookup import lookup
+from nuriwake.core.lookup import did_you_mean, lookup
 from nuriwake.core.serial import from_plain
 from nuriwake.losses.pixels import PixelBatch
 
@@ -43,6 +43,19 @@ def parse_terms(terms: str | Mapping[str, float]) -> dict[str, float]:
         if name in dict(pairs[:index]):
             raise UserError(f"The loss '{name}' stands twice; give it once with the summed weight.")
     return {name: float(weight) for name, weight in pairs}
+
+
+def check_weights(weights: Mapping[str, float], published: Mapping[str, float], whose: str) -> None:
+    """Are `weights`, given in place of some of the `published`, those of terms that the loss of `whose` has?
+
+    Raises:
+        UserError: an unknown term (with the nearest), or a weight that is no number from 0 on.
+    """
+    for name, weight in weights.items():
+        if name not in published:
+            raise UserError(f"The loss of {whose} has no term '{name}'.{did_you_mean(name, published)}")
+        if not (isfinite(weight) and weight >= 0):
+            raise UserError(f"The weight of the term '{name}' is a number from 0 on, found {weight}.")
 
 
 def build_loss(name: str, options: Mapping[str, Any]) -> PixelLoss:

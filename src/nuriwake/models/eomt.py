@@ -125,12 +125,13 @@ class EoMT(Model):
         return max(height, self.padded_side), max(width, self.padded_side)
 
     def set_progress(self, share: float) -> None:
-        """Block i of n is annealed between (i + 1) / (n + 2) and (i + 2) / (n + 2) of the training, the first one first."""
+        """Every block is annealed for a sixth of the training, the first one from 1/6 on, the last one from 4/6 on, the others
+        evenly between: the published steps for 3 blocks (2, 5 and 8 twelfths) and for 4 (1, 2, 3 and 4 sixths)."""
         if not self.annealing:
             return
-        count = len(self.limited)
-        spans = [((index + 1) / (count + 2), (index + 2) / (count + 2)) for index in range(count)]
-        shares = [min(max((end - share) / (end - start), 0.0), 1.0) ** ANNEALING_POWER for start, end in spans]
+        last = max(len(self.limited) - 1, 1)
+        begins = [(1 + 3 * index / last) / 6 for index in range(len(self.limited))]
+        shares = [min(max(1 - 6 * (share - begin), 0.0), 1.0) ** ANNEALING_POWER for begin in begins]
         self.mask_share.copy_(torch.tensor(shares))
         self.limited = tuple(value > 0 for value in shares)
 
