@@ -1,7 +1,7 @@
 """`nuriwake predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,20 +16,25 @@ def predict(
     overlay: bool = True,
     to: str | None = None,
     task: str | None = None,
+    slice_axis: Literal[0, 1, 2] | None = None,
     device: str = "auto",
     fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Predict images: a label PNG and an overlay per image, and predictions.json; of objects coco_results.json too.
 
+    A NIfTI volume is predicted slice by slice and becomes NAME.nii.gz, a label volume in the same place.
+
     Args:
         run: a run folder or a bundle file.
-        images: files, or folders that are searched for images with their subfolders.
+        images: files, or folders that are searched for images and NIfTI volumes with their subfolders.
         out: the folder for the results.
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         overlay: write the picture with the prediction painted over it, too.
         to: a data format (nuriwake convert --help) in which the predictions are written as well, such as coco or labelme, so
             that an annotation tool opens them as a first draft.
         task: semantic, instance or panoptic, where the model answers more than what it was trained for.
+        slice_axis: across which volumes are cut: 0, 1 or 2 (to the patient's right, anterior, superior); by default the axis with
+            the coarsest spacing, as when training.
         device: auto, cpu, cuda or cuda:N.
         fields: of the settings.
     """
@@ -37,7 +42,8 @@ def predict(
     from nuriwake.cli.prediction import Wanted, find_images, predict_files
 
     predictor = load(run, device=device, task=task, settings=settings_changes(settings, fields))
-    count, notes = predict_files(predictor, find_images(images), Wanted(out, overlay, to, run))
+    wanted = Wanted(out, overlay, to, run, slice_axis)
+    count, notes = predict_files(predictor, find_images(images, channels=predictor.preprocessing.channels), wanted)
     for note in notes:
         print(note)
     print(f"{count} {'image' if count == 1 else 'images'} -> {out}")

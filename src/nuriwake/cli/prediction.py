@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nuriwake.cli.answers import keep
+from nuriwake.cli.volumes import VolumeWanted, find_volumes, predict_volume, volume_note
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
 from nuriwake.core.instances import Instances
@@ -19,14 +20,19 @@ from nuriwake.core.targets import Target, label_files
 from nuriwake.data.coco_write import coco_results, image_identifiers
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
+from nuriwake.data.nifti_address import volume_name
 from nuriwake.data.writing import refuse_unwritable, write_data
 from nuriwake.data.written import WriteSettings
 from nuriwake.engine.progress import Bar
 from nuriwake.inference.predictor import Predictor
 
 
-def find_images(paths: Sequence[Path]) -> dict[str, Path]:
-    """Image files under `paths`: name of the prediction (relative, without suffix) -> file, sorted.
+def find_images(paths: Sequence[Path], *, channels: int = 1) -> dict[str, Path]:
+    """Image files and NIfTI volumes under `paths`: name of the prediction (relative, without suffix) -> file, sorted.
+
+    Args:
+        paths: files and folders.
+        channels: of an image; as many volumes NAME_0000, NAME_0001, ... are one, and its file is the first.
 
     Raises:
         UserError: nothing given, a path that does not exist, a folder without images, or two images of one name.
@@ -35,7 +41,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
         raise UserError("Give at least one image or folder to predict.")
     found: dict[str, Path] = {}
     for path in paths:
-        for file, name in _listed(path):
+        for file, name in _listed(path, channels):
             if name in found:
                 raise UserError(
                     f"{found[name]} and {file} would both be saved as '{name}'; predict them into two folders."
@@ -53,20 +59,22 @@ class Wanted:
         overlay: a picture with the prediction over the image, too.
         to: a format in `FORMATS` in which the predictions are written as well, for other programs; None for none.
         source: of the model, named in predictions.json.
+        slice_axis: across which volumes are cut; None takes the axis with the coarsest spacing.
     """
 
     out: Path
     overlay: bool
     to: str | None
     source: Path
+    slice_axis: int | None = None
 
 
 def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Wanted) -> tuple[int, tuple[str, ...]]:
     """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into the folder, for objects
-    `coco_results.json` too, and in `to/` what another format holds of them.
+    `coco_results.json` too, and in `to/` what another format holds of them. A volume becomes `NAME.nii.gz`.
 
     Returns:
-        The number of images, and what the other format could not carry.
+        The number of images, what the other format could not carry, and what was made of volumes.
 
     Raises:
         UserError: a result would overwrite an image, or the format is not written (nothing is predicted then); an image
@@ -78,7 +86,8 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
     entries: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
-    samples = _predicted(predictor, images, wanted, entries=entries, results=results)
+    told: list[str] = []
+    samples = _predicted(predictor, images, wanted, entries=entries, results=results, told=told)
     try:
         if wanted.to is None:
             for _ in samples:
@@ -94,7 +103,7 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
             write_json(wanted.out / "predictions.json", about)
         if predictor.task == "instance" and entries:
             write_json(wanted.out / "coco_results.json", results)
-    return len(entries), notes
+    return len(entries), (*notes, *told)
 
 
 def _predicted(
@@ -104,13 +113,28 @@ def _predicted(
     *,
     entries: list[dict[str, Any]],
     results: list[dict[str, Any]],
+    told: list[str],
 ) -> Iterator[Sample]:
-    """Image by image, written and listed in `entries` and `results` before it is handed on."""
+    """Image by image, written and listed in `entries` and `results` before it is handed on; volumes slice by slice."""
     categories = {name: label + 1 for label, name in enumerate(predictor.answers.names)}
     numbers = image_identifiers(list(images))
     with Bar(shown=True) as bar:
         for index, (name, file) in enumerate(images.items()):
             bar.show(index / len(images), file.name, doing="predict")
+            if volume_name(file) is not None:
+                place = VolumeWanted(
+                    wanted.out,
+                    wanted.overlay,
+                    wanted.slice_axis,
+                    lambda part, done=index, title=file.name: bar.show(
+                        (done + part) / len(images), title, doing="predict"
+                    ),
+                )
+                answer: dict[str, Any] = {}
+                yield from predict_volume(predictor, file, name, wanted=place, entry=answer)
+                entries.append(answer)
+                told.append(volume_note(file, answer, objects=predictor.task != "semantic"))
+                continue
             image = predictor.preprocessing.checked(read_image(file), str(file))  # so that a refusal names the file
             prediction = predictor(image)
             entry = _write_one(prediction, image, file, wanted.out / name, wanted)
@@ -125,22 +149,28 @@ def _refuse_overwriting(images: Mapping[str, Path], out: Path, space: LabelSpace
     given = {file.resolve() for file in images.values()}
     for name in images:
         labels = out / f"{name}.png"
-        for target in (*label_files(labels, space), out / f"{name}.overlay.jpg"):
+        volumes = label_files(out / f"{name}.nii.gz", space)
+        for target in (*label_files(labels, space), *volumes, out / f"{name}.overlay.jpg"):
             if target.resolve() in given:
                 raise UserError(
                     f"{target}: the prediction would overwrite this image; choose another folder with --out."
                 )
 
 
-def _listed(path: Path) -> list[tuple[Path, str]]:
+def _listed(path: Path, channels: int) -> list[tuple[Path, str]]:
     if path.is_file():
-        return [(path, path.stem)]
+        return find_volumes([path], channels) if volume_name(path) is not None else [(path, path.stem)]
     if not path.is_dir():
         raise UserError(f"{path}: there is no such file or folder.")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"{path}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return [(file, file.relative_to(path).with_suffix("").as_posix()) for file in files]
+    everything = sorted(path.rglob("*"))
+    files = [file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES]
+    volumes = find_volumes([file for file in everything if not file.name.startswith(".")], channels)
+    if not files and not volumes:
+        known = ", ".join(sorted({*IMAGE_SUFFIXES, ".nii", ".nii.gz"}))
+        raise UserError(f"{path}: no images in this folder (looked for {known}).")
+    return [(file, file.relative_to(path).with_suffix("").as_posix()) for file in files] + [
+        (file, (file.parent.relative_to(path) / name).as_posix()) for file, name in volumes
+    ]
 
 
 def _write_one(prediction: Target, image: np.ndarray, file: Path, target: Path, wanted: Wanted) -> dict[str, Any]:

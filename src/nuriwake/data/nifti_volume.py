@@ -231,13 +231,17 @@ def _orientation(
 def _plane(volume: Volume, stored: int, place: int) -> np.ndarray:
     """The voxels at `place` of the stored axis: (the other two in their order, channels), values as stored."""
     whole = (*volume.shape, volume.channels)
+    here = (
+        *(slice(None),) * stored,
+        place,
+    )  # not np.take, which first copies the whole of what is stored column by column
     item = volume.dtype.itemsize
     if not volume.path.name.lower().endswith(".gz"):
         try:
             array = np.memmap(volume.path, volume.dtype, "r", volume.offset, whole, "F")
         except (OSError, ValueError) as error:
             raise UserError(f"{volume.path}: cannot be read ({error}).") from error
-        return np.take(array, place, axis=stored)
+        return np.array(array[here])
     total = volume.offset + item * int(np.prod(whole, dtype=np.int64))
     if stored == 2 and volume.channels == 1:  # slices across the last axis lie in one piece
         length = item * whole[0] * whole[1]
@@ -245,7 +249,7 @@ def _plane(volume: Volume, stored: int, place: int) -> np.ndarray:
         part = GZIP_FILES.read(volume.path, start, start + length, total=total)
         return np.ndarray((*whole[:2], 1), volume.dtype, part, order="F")
     block = GZIP_FILES.read(volume.path, 0, total, total=total)
-    return np.take(np.ndarray(whole, volume.dtype, block, volume.offset, order="F"), place, axis=stored)
+    return np.ndarray(whole, volume.dtype, block, volume.offset, order="F")[here]
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from nuriwake.data.check.finding import Finding, some
 from nuriwake.data.check.looking import Facts
 from nuriwake.data.check.survey import Survey
+from nuriwake.data.nifti_address import stored_files
 
 NEAR = 10
 """Bits of 256 in which the hashes of nearly the same image may differ."""
@@ -101,7 +102,7 @@ def same_name(survey: Survey) -> Finding | None:
     """One file name in two splits, of different pictures."""
     where: dict[str, dict[str, Facts]] = defaultdict(dict)
     for facts in survey.facts:
-        where[facts.image.name][facts.split] = facts
+        where[stored_files(facts.image)[0].name][facts.split] = facts
     found = [
         parts for parts in where.values() if len(parts) > 1 and len({facts.digest for facts in parts.values()}) == len(parts)
     ]  # fmt: skip
