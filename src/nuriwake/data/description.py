@@ -30,6 +30,7 @@ class DataDescription:
         instance_ids: mask values number objects (0 is none of them); by default recognised in masks of 16 bits.
         threshold: masks are grey pictures: from this value on it is foreground (two classes).
         things: names of the classes that are countable objects.
+        class_property: the property of GeoJSON polygons that names their class; by default "class" or one like it.
         splits: split name -> names, or patterns ("a_*"), or one text file of names, relative to `root`.
         unpaired: what to do with images without a mask and masks without an image.
         multi_label: masks/<class>/<name>.png, one yes-or-no mask per class; by default recognised.
@@ -51,6 +52,7 @@ class DataDescription:
     instance_ids: bool | None = None
     threshold: int | None = None
     things: tuple[str, ...] = ()
+    class_property: str | None = None
     splits: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
     unpaired: Literal["refuse", "skip"] = "refuse"
     multi_label: bool = False

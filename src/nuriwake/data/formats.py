@@ -17,6 +17,7 @@ FORMATS: dict[str, str] = {
     "coco": "nuriwake.data.coco:FORMAT",
     "coco_panoptic": "nuriwake.data.coco_panoptic:FORMAT",
     "cvat": "nuriwake.data.cvat:FORMAT",
+    "geotiff": "nuriwake.data.geotiff:FORMAT",
     "labelme": "nuriwake.data.labelme:FORMAT",
     "label_studio": "nuriwake.data.label_studio:FORMAT",
     "mask_folder": "nuriwake.data.mask_folder:FORMAT",
@@ -78,6 +79,8 @@ def recognise(root: Path) -> dict[str, str]:
 
 
 def _recognised(root: Path, description: DataDescription) -> str:
+    if str(description.annotations).endswith(".geojson"):
+        return "geotiff"
     if description.annotations is not None:
         return _by_annotations(root, description)
     fitting = recognise(root)

@@ -17,6 +17,7 @@ from nuriwake.data.coding import MaskCoding, from_mapping
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.deciding import decide
 from nuriwake.data.description import DataDescription, Format
+from nuriwake.data.geotiff_layout import georeferenced_masks, written_as
 from nuriwake.data.headers import image_header
 from nuriwake.data.images import read_mask
 from nuriwake.data.layout import Layout, Pairing, find_layout, holds_images, image_files, pair, refuse_unpaired
@@ -87,6 +88,8 @@ def recognise(root: Path) -> str | None:
     images, masks = next(iter(layout.parts.values()))
     if not holds_images(masks) or not holds_images(images) or any(masks.glob("*.json")):
         return None
+    if written_as(root) or georeferenced_masks(layout):
+        return None  # GeoTIFF, told by its content
     return f"it has {images.relative_to(root)}/ and {masks.relative_to(root)}/ with images in both"
 
 

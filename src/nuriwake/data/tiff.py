@@ -91,7 +91,7 @@ def _by_gdal(path: Path, header: ImageHeader) -> np.ndarray | None:
 
     try:
         import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
         return None
     try:
@@ -99,7 +99,7 @@ def _by_gdal(path: Path, header: ImageHeader) -> np.ndarray | None:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as file:
                 array = np.moveaxis(file.read(), 0, 2)
-    except rasterio.errors.RasterioError as error:
+    except RasterioError as error:
         raise UserError(f"{path}: the TIFF cannot be decoded ({error}); the file is damaged or truncated.") from error
     return array.astype(np.bool_) if header.dtype == "bool" else array
 
