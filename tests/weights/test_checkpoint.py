@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 import zipfile
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -360,7 +361,41 @@ def test_import_then_predict(tmp_path, capsys):
 
 def test_every_source_pads_as_its_program_does():
     """What the models saw beyond the border of small images; the sources are named where the constants stand."""
-    expected = {"torchvision": "black", "hrnet": "black", "mmseg": "zero", "semseg": "zero", "transformers": "zero"}
+    expected = {"torchvision": "black", "hrnet": "black", "textbook": "mirror", "smp": "mirror"}
     for source in all_sources():
-        if source.task == "semantic" and not callable(source.preprocessing):
-            assert source.preprocessing.padding == expected.get(source.source, "mirror"), source
+        if source.task == "semantic" and not source.guessed:
+            found = source.preprocessing_of(defaultdict(lambda: (7, 256, 1, 1)), {})
+            assert found.padding == expected.get(source.source, "zero"), source
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "sizes", "tiles"),
+    [
+        # (classes, size of a 300x600 image): mmsegmentation's configs/_base_/datasets, semseg's config/*/*_pspnet50.yaml.
+        (
+            "mmseg__pspnet_r50-d8",
+            "decode_head.conv_seg.weight",
+            {150: (512, 1024), 21: (512, 1024), 19: (1024, 2048)},
+            {},
+        ),
+        ("mmseg__fpn_r50", "decode_head.conv_seg.weight", {150: (512, 1024), 19: (1024, 2048), 7: None}, {}),
+        ("mmseg__fcn_hr18", "decode_head.conv_seg.weight", {19: (1024, 2048)}, {}),
+        ("mmseg__deeplabv3plus_r50-d8", "decode_head.conv_seg.weight", {21: (512, 1024)}, {}),
+        ("mmseg__segformer_mit-b0", "decode_head.conv_seg.weight", {150: (512, 1024), 19: (1024, 2048)}, {}),
+        (
+            "semseg__pspnet50",
+            "cls.4.weight",
+            {150: (256, 512), 21: (256, 512), 19: (1024, 2048), 7: None},
+            {150: (473, 1 / 3), 19: (713, 1 / 3)},
+        ),
+    ],
+)
+def test_sizes_are_those_of_the_data_set_that_the_number_of_classes_tells(name, key, sizes, tiles, parity):
+    shapes = meta_contents(parity, name).shapes
+    (source,) = [item for item in all_sources() if item.recognise(shapes)]
+    for classes, size in sizes.items():
+        rule = source.preprocessing_of(shapes | {key: (classes, *shapes[key][1:])}, {}).resize
+        assert (None if rule is None else rule.size((300, 600))) == size
+        assert size is None or max(rule.size((100, 1000))) <= max(2048, *size)
+    for classes, tile in tiles.items():
+        assert source.tiling(shapes | {key: (classes, *shapes[key][1:])}) == tile

@@ -157,4 +157,4 @@ def test_preprocessing_licence_and_classes():
     assert resize.size((300, 600)) == (512, 1024)
     shapes = {"decode_head.conv_seg.weight": (150, 256, 1, 1), "backbone.layers.2.1.39.norm1.weight": (320,)}
     assert by_source["mmseg"].preprocessing_of(shapes, {}).resize.size((300, 600)) == (640, 1280)
-    assert by_source["mmseg"].preprocessing_of({"decode_head.conv_seg.weight": (19, 256, 1, 1)}, {}).resize is None
+    assert by_source["mmseg"].preprocessing_of({"decode_head.conv_seg.weight": (7, 256, 1, 1)}, {}).resize is None

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nuriwake.inference.preprocessing import Preprocessing
+from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
 
 Source = Literal[
@@ -41,6 +41,20 @@ after `Normalize` before it), and semseg, which pads with the mean."""
 BLACK_PADDED = Preprocessing(padding="black")
 """The same, padded before the normalisation: torchvision (references/segmentation/transforms.py) and HRNet's authors
 (lib/datasets/base_dataset.py)."""
+
+
+def mmseg_preprocessing(head: str) -> Callable[[Shapes, Config], Preprocessing]:
+    """What mmsegmentation's test pipelines (configs/_base_/datasets) do to the images of the data set with as many classes as the
+    array `head` has rows; images of other models keep their size."""
+    return lambda shapes, config: replace(ZERO_PADDED, resize=mmseg_size(shapes[head][0]))
+
+
+def mmseg_size(classes: int, side: int = 512) -> ResizeRule | None:
+    """ADE20K and VOC: the shorter side becomes `side`, the longer at most four times that; Cityscapes: 1024 and 2048."""
+    if classes not in (150, 21, 19):
+        return None
+    shortest, longest = (1024, 2048) if classes == 19 else (side, 4 * side)
+    return ResizeRule(shortest=shortest, longest=longest, rounding="half_up")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import ResizeRule
 from nuriwake.models.backbones import BACKBONES
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import BLACK_PADDED, ZERO_PADDED, Config, Published, Shapes
+from nuriwake.weights.published.base import BLACK_PADDED, Config, Published, Shapes, mmseg_preprocessing
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -208,7 +208,7 @@ SOURCES: tuple[Published, ...] = (
         _is_torchvision,
         _torchvision_spec,
         lambda key: rewrite(key, _TORCHVISION),
-        preprocessing=replace(BLACK_PADDED, resize=ResizeRule(shortest=520)),
+        preprocessing=replace(BLACK_PADDED, resize=ResizeRule(shortest=520, rounding="down")),
         space={21: "voc"},
         licence="BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own",
     ),
@@ -220,7 +220,7 @@ SOURCES: tuple[Published, ...] = (
         _is_mmseg,
         _mmseg_spec,
         lambda key: rewrite(key, MMSEG),
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=MMSEG_LICENCE,
         notes=(MMSEG_NOTE,),

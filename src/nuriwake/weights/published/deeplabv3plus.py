@@ -1,7 +1,7 @@
 """Published DeepLabV3+ files: segmentation_models_pytorch, mmsegmentation."""
 
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes
+from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_preprocessing
 from nuriwake.weights.published.deeplabv3 import (
     MMSEG,
     MMSEG_LICENCE,
@@ -97,7 +97,7 @@ SOURCES: tuple[Published, ...] = (
         _is_mmseg,
         _mmseg_spec,
         lambda key: rewrite(key, _MMSEG),
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=MMSEG_LICENCE,
         notes=(MMSEG_NOTE,),

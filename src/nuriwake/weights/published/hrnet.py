@@ -9,7 +9,7 @@ from nuriwake.core.serial import to_plain
 from nuriwake.models import MODELS
 from nuriwake.models.backbones.hrnet import LAYOUTS, HRNetLayout
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import BLACK_PADDED, ZERO_PADDED, Config, Published, Shapes
+from nuriwake.weights.published.base import BLACK_PADDED, Config, Published, Shapes, mmseg_preprocessing
 
 _BACKBONE = re.compile(r"(conv[12]|bn[12]|layer1|transition[1-3]|stage[2-4])\..+")
 
@@ -229,7 +229,7 @@ SOURCES: tuple[Published, ...] = (
         spec=_mmseg_fcn_spec,
         rename=rename_mmseg_fcn,
         left_out=_MMSEG_LEFT_OUT,
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=_LICENCE.format(code="Apache-2.0"),
     ),
@@ -240,7 +240,7 @@ SOURCES: tuple[Published, ...] = (
         spec=_mmseg_ocr_spec,
         rename=rename_mmseg_ocr,
         left_out=_MMSEG_LEFT_OUT,
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.1.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=_LICENCE.format(code="Apache-2.0"),
     ),

@@ -1,11 +1,13 @@
 """Published PSPNets: semseg (the authors' later code), mmsegmentation, segmentation_models_pytorch."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nuriwake.core.errors import UserError
+from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes
+from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes, mmseg_preprocessing
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -135,6 +137,17 @@ def _smp(depth: int) -> Published:
     return Published("smp", "pspnet", recognise, _smp_spec(depth), rename, unused, transform=_map_first)
 
 
+def _semseg_preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
+    """semseg's tool/test.py scales the longer side to `base_size`: 512 (ADE20K, VOC) or 2048 (Cityscapes)."""
+    longest = {150: 512, 21: 512, 19: 2048}.get(shapes["cls.4.weight"][0])
+    return replace(ZERO_PADDED, resize=None if longest is None else ResizeRule(longest=longest))
+
+
+def _semseg_tiling(shapes: Shapes) -> tuple[int | None, float]:
+    """Its crops, moved by two thirds of their side."""
+    return 713 if shapes["cls.4.weight"][0] == 19 else 473, 1 / 3
+
+
 SOURCES: tuple[Published, ...] = (
     Published(
         "semseg",
@@ -142,10 +155,13 @@ SOURCES: tuple[Published, ...] = (
         lambda shapes: {"ppm.features.0.1.weight", "cls.4.weight", "layer0.0.weight"} <= shapes.keys(),
         _semseg_spec,
         lambda key: rewrite(key, _SEMSEG),
-        preprocessing=ZERO_PADDED,
+        preprocessing=_semseg_preprocessing,
+        tiling=_semseg_tiling,
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence="MIT (hszhao/semseg); the data sets it was trained on have terms of their own",
-        notes=("semseg scores with sides of 8k + 1 pixels: crops of 473 (ADE20K, VOC) or 713 (Cityscapes).",),
+        notes=(
+            "semseg scores crops with sides of 8k + 1 pixels, 473 (ADE20K, VOC) or 713 (Cityscapes), which are the tiles here.",
+        ),
     ),
     Published(
         "mmseg",
@@ -156,7 +172,7 @@ SOURCES: tuple[Published, ...] = (
         ),
         _mmseg_spec,
         lambda key: rewrite(key, _MMSEG),
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
         notes=(

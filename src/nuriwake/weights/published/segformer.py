@@ -13,7 +13,7 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.models.segformer import EXPANSION, HEADS, REDUCTIONS, SIZES
 from nuriwake.models.segformer_names import MitSource, arrange_encoder, encoder_name, encoder_source, reshape_encoder
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ZERO_PADDED, ClassList, Config, Published, Shapes
+from nuriwake.weights.published.base import ZERO_PADDED, ClassList, Config, Published, Shapes, mmseg_size
 
 LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 NOTES = (
@@ -141,20 +141,18 @@ def _array(own: dict[str | None, tuple[int, ...]], level: int, name: str) -> tup
 
 
 def _squashed(shapes: Shapes, config: Config) -> Preprocessing:
-    """transformers' processor squashes every image to 512x512; for other classes than ADE20K's nobody has published one. The
-    weights are the authors', who train in mmsegmentation."""
+    """transformers' processor squashes ADE20K's images to 512x512; without a processor others keep their size. The weights are
+    the authors', who train in mmsegmentation."""
     classes = shapes["decode_head.classifier.weight"][0]
     return replace(ZERO_PADDED, resize=ResizeRule(exact=(512, 512)) if classes == 150 else None)
 
 
-def _shortest(head: str) -> Callable[[Shapes, Config], Preprocessing]:
-    """ADE20K: a shorter side of 512 (B5: 640), at most four times as long; Cityscapes is taken as it is."""
+def _mmseg_sized(head: str) -> Callable[[Shapes, Config], Preprocessing]:
+    """As mmsegmentation's other models, but that B5 was trained on ADE20K's images with a shorter side of 640."""
 
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
         largest = any(re.search(r"\.(block3|layers\.2\.1)\.39\.", key) for key in shapes)
-        side = 640 if largest else 512
-        resize = ResizeRule(shortest=side, longest=4 * side) if shapes[head][0] == 150 else None
-        return replace(ZERO_PADDED, resize=resize)
+        return replace(ZERO_PADDED, resize=mmseg_size(shapes[head][0], 640 if largest else 512))
 
     return preprocessing
 
@@ -196,7 +194,7 @@ SOURCES: tuple[Published, ...] = (
         _spec("mmseg", _MMSEG, {"map_norm": True, "encoder": {"epsilon": 1e-6, "embedding_epsilon": 1e-6}}),
         _rename("mmseg", _MMSEG, _AUXILIARY),
         _AUXILIARY,
-        preprocessing=_shortest("decode_head.conv_seg.weight"),
+        preprocessing=_mmseg_sized("decode_head.conv_seg.weight"),
         space=_SPACE,
         licence=LICENCE,
         notes=NOTES,
@@ -211,7 +209,7 @@ SOURCES: tuple[Published, ...] = (
         _spec("original", _AUTHORS, {"encoder": _ORIGINAL_EPSILON}),
         _rename("original", _AUTHORS, _UNUSED),
         _UNUSED,
-        preprocessing=_shortest("decode_head.linear_pred.weight"),
+        preprocessing=_mmseg_sized("decode_head.linear_pred.weight"),
         space=_SPACE,
         licence=LICENCE,
         notes=NOTES,

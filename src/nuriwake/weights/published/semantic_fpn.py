@@ -3,7 +3,7 @@
 from nuriwake.core.errors import UserError
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published import detectron2
-from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes
+from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_preprocessing
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -120,7 +120,7 @@ SOURCES: tuple[Published, ...] = (
         _mmseg_spec,
         lambda key: None if left_out_by(_MMSEG_OUT, key) else rewrite(key, _MMSEG),
         _MMSEG_OUT,
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 150: "ade20k"},
         licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
     ),

@@ -7,7 +7,7 @@ from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.models.unet import textbook_name
 from nuriwake.models.unet_backbone import smp_name
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes
+from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_preprocessing
 from nuriwake.weights.published.deeplabv3 import MMSEG_LICENCE, SMP_OUT
 from nuriwake.weights.published.keys import Rules, left_out_by, rewrite, smp_backbone, smp_in_channels
 
@@ -141,7 +141,7 @@ def _mmseg(depth: int) -> Published:
         _mmseg_spec,
         lambda key: _mmseg_rename(depth, key),
         _MMSEG_OUT,
-        preprocessing=ZERO_PADDED,
+        preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes"},
         licence=MMSEG_LICENCE,
     )
