@@ -249,7 +249,8 @@ def _ignored(classes: ClassList, taken: dict[int, int]) -> list[int]:
 def _label(name: str, classes: ClassList, field: str) -> int:
     label = class_label(name, classes.names, IGNORE)
     if label is None:
-        raise UserError(f"{field}: there is no class '{name}'.{did_you_mean(name, {*classes.names, *IGNORE_NAMES})}")
+        where = f"{classes.source or 'the description'}: {field}"
+        raise UserError(f"{where}: there is no class '{name}'.{did_you_mean(name, {*classes.names, *IGNORE_NAMES})}")
     return label
 
 

@@ -92,7 +92,8 @@ def _recognised(root: Path, description: DataDescription) -> str:
     if len(fitting) > 1:
         reasons = "; ".join(f"'{name}' because {reason}" for name, reason in fitting.items())
         raise UserError(
-            f"{root}: more than one format fits: {reasons}. Choose one with format=NAME (or 'format: NAME')."
+            f"{root}: more than one format fits: {reasons}. Choose one: --format NAME on the command line, format=NAME in "
+            "Python, 'format: NAME' in a YAML file; or give the annotation file itself."
         )
     return next(iter(fitting))
 
