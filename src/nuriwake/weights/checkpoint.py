@@ -178,8 +178,10 @@ def _describe_size(rule: ResizeRule | None) -> str:
         return "at their own size"
     if rule.exact is not None:
         return f"resized to {rule.exact[0]}x{rule.exact[1]}"
-    sides = (("shorter side to", rule.shortest), ("longer side at most", rule.longest))
-    return ", ".join(f"{what} {side}" for what, side in sides if side is not None)
+    longer = "longer side to" if rule.shortest is None else "longer side at most"
+    sides = (("shorter side to", rule.shortest), (longer, rule.longest))
+    parts = [f"{what} {side}" for what, side in sides if side is not None]
+    return ", ".join([*parts, f"both stretched to multiples of {rule.multiple}"] if rule.multiple > 1 else parts)
 
 
 def _filled(spec: ModelSpec, fitted: Fit, contents: Contents) -> Model:
