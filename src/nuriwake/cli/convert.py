@@ -19,7 +19,7 @@ def convert(
     Args:
         source: a folder whose format is recognised, or a YAML file that describes the data.
         target: the folder to write; nothing in it is overwritten.
-        to: ade20k, cityscapes, coco, coco_panoptic, cvat, label_studio, labelme, mask_folder, nifti, voc or yolo.
+        to: ade20k, cityscapes, coco, coco_panoptic, cvat, geotiff, label_studio, labelme, mask_folder, nifti, voc or yolo.
         format: of the source, where it is not to be recognised.
         images: copy them beside the truth, or none: the truth alone.
         polygons: outlines in place of run lengths, where the format has both.

@@ -21,8 +21,8 @@ def geo_library() -> Any:
     """The module rasterio. Raises UserError, naming the extra, where it is not installed."""
     try:
         import rasterio
-        import rasterio.features
-        import rasterio.warp
+        import rasterio.features  # pyright: ignore[reportUnusedImport]
+        import rasterio.warp  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise UserError(
             'GeoTIFF needs rasterio: pip install "nuriwake[geo]" (masks alone are read without it as --format mask_folder).'

@@ -100,9 +100,12 @@ def refuse_pixels(path: Path, size: Size, limit: int) -> None:
     if height < 1 or width < 1:
         raise UserError(f"{path}: the image declares {height}x{width} pixels (height x width); the file is damaged.")
     if height * width > limit:
+        how = " (gdal_retile.py -ps 12000 12000 -targetDir tiles FILE keeps a georeference)" * (
+            path.suffix.lower() in (".tif", ".tiff")
+        )
         raise UserError(
             f"{path}: the image declares {height:,}x{width:,} = {height * width / 1e6:,.0f} million pixels, the limit is "
-            f"{limit / 1e6:,.0f} million; cut it into tiles of at most that size, each its own file."
+            f"{limit / 1e6:,.0f} million; cut it into tiles of at most that size, each its own file{how}."
         )
 
 
