@@ -56,9 +56,9 @@ class VolumeLabelReader:
     def __call__(self, record: Record) -> SemanticMap | None:
         """The label map, or None where the record has none. Raises UserError for values that are no labels."""
         address = None if record.target is None else slice_address(record.target)
-        if address is None:
-            return None
-        return SemanticMap(self.coding(read_label_slice(address), record.target), self.space)
+        return (
+            None if address is None else SemanticMap(self.coding(read_label_slice(address), address.path), self.space)
+        )
 
 
 @dataclass(frozen=True, eq=False)
