@@ -38,6 +38,9 @@ class Record:
 TargetReader = Callable[[Record], Target | None]
 """A format's reader: record -> target. A frozen dataclass with `__call__`, so that it can be sent to workers."""
 
+TargetKeeper = Callable[[Record, TargetReader], Target | None]
+"""What a reader gives for a record, read now or kept from before; picklable. See `data.mask_cache`."""
+
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
@@ -54,6 +57,7 @@ class DataSet:
         dtype: of every image: "uint8", "uint16" or "float32".
         spacing: of every sample, (height, width), unless its record says another.
         sources: annotation files that hold the truth of many images (a COCO JSON); their contents are in the fingerprint.
+        keeper: asked for every target in place of the reader; it changes nothing of what is read.
     """
 
     root: Path
@@ -66,6 +70,7 @@ class DataSet:
     dtype: str = field(default="uint8", kw_only=True)
     spacing: tuple[float, float] = field(default=(1.0, 1.0), kw_only=True)
     sources: tuple[Path, ...] = field(default=(), kw_only=True)
+    keeper: TargetKeeper | None = field(default=None, kw_only=True)
 
     def records(self, split: str) -> tuple[Record, ...]:
         """The records of `split`. Raises UserError with the splits there are."""
@@ -99,7 +104,7 @@ class DataSet:
                 f"{record.image}: {bad:,} of {image.size:,} values are not finite (NaN or infinite), which would make the loss "
                 "nan; replace them by a number, and give their pixels the mask value that is ignored."
             )
-        target = self.reader(record)
+        target = self.read_target(record)
         try:
             return Sample(image, target, name=record.name, source=record.image, spacing=record.spacing or self.spacing)
         except UserError as error:
@@ -107,7 +112,7 @@ class DataSet:
 
     def read_target(self, record: Record) -> Target | None:
         """The target alone, without decoding the image."""
-        return self.reader(record)
+        return self.reader(record) if self.keeper is None else self.keeper(record, self.reader)
 
     def fingerprint(self) -> str:
         """32 hex digits: the same data, decoded in the same way, give the same ones, wherever they lie; see `data.identity`."""
