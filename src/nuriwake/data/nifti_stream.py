@@ -18,9 +18,9 @@ UNPACKED_BYTES = 256 << 20
 """Of unpacked files, per process; one larger file is kept alone."""
 
 CHECKPOINT_BYTES = 128 << 20
-"""Of states of decompressors, per process: enough for 11 GB of unpacked files."""
+"""Of states of decompressors, per process: enough for 5 GB of unpacked files."""
 
-SPACING = 4 << 20
+SPACING = 2 << 20
 """Unpacked bytes between two states."""
 
 _STATE = 45 << 10

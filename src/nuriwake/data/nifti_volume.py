@@ -162,8 +162,9 @@ def _open(path: Path, _changed: int, size: int) -> Volume:
         scale = (float(proxy.slope), float(proxy.inter))
         unit = image.header.get_xyzt_units()[0] if known else "mm"
     except Exception as error:  # nibabel raises whatever its readers raise
+        why = f"unknown code {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(
-            f"{path}: this is no NIfTI volume that can be read ({' '.join(str(error).split())}); copy or download it again."
+            f"{path}: this is no NIfTI volume that can be read ({why}); copy or download it again."
         ) from error
     finally:
         logger.disabled = before
