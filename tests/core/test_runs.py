@@ -200,6 +200,44 @@ def test_dense_of_large_masks_any_nonzero_value_and_any_layout():
             np.testing.assert_array_equal(RunMasks.from_dense(layout).dense(), layout != 0)
 
 
+def run_twin(mask):
+    """Run lengths down the columns by asking every pixel."""
+    runs, now = [0], False
+    for value in (mask != 0).ravel(order="F").tolist():
+        if value != now:
+            runs, now = [*runs, 0], value
+        runs[-1] += 1
+    return runs
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    st.tuples(st.integers(1, 20), st.sampled_from([1, 2, 28, 63, 64, 65, 127, 128, 129, 200])),
+    st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]),
+    st.sampled_from([1, 7, 40]),
+    st.sampled_from(["rows", "columns", "every second", "mirrored", "bool"]),
+    st.integers(0, 2**20),
+)
+def test_encoding_of_any_width_and_layout(size, share, grain, layout, seed):
+    generator = np.random.default_rng(seed)
+    height, width = size
+    coarse = generator.random((2, -(-height // grain), -(-width // grain))) < share
+    masks = np.kron(coarse, np.ones((1, grain, grain), np.uint8))[:, :height, :width].astype(np.uint8)
+    masks *= generator.integers(1, 256, masks.shape).astype(np.uint8)
+    masks[:, -1, :] |= masks[:, 0, :]  # runs that go on from column to column
+    wide = np.repeat(np.repeat(masks, 2, 1), 2, 2)
+    given_as = {
+        "rows": masks,
+        "columns": np.asfortranarray(masks),
+        "every second": wide[:, ::2, 1::2],
+        "mirrored": masks[:, ::-1, ::-1],
+        "bool": masks != 0,
+    }[layout]
+    found = RunMasks.from_dense(given_as)
+    for index, mask in enumerate(given_as):
+        assert found.counts[found.offsets[index] : found.offsets[index + 1]].tolist() == run_twin(mask)
+
+
 def test_choosing_and_putting_together():
     masks = np.random.default_rng(0).random((5, 7, 9)) < 0.5
     runs = RunMasks.from_dense(masks)

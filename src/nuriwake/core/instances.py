@@ -5,17 +5,23 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.lookup import import_object
+from nuriwake.core.run_kernels import exact
 from nuriwake.core.runs import Index, RunMasks, as_places
 from nuriwake.core.size import Size
 
 _DERIVED = cast(np.ndarray, None)
 """Stands for an array that is made from the masks when it is not given; afterwards the field always holds an array."""
+
+_BOOL, _INT32, _INT64, _FLOAT32, _FLOAT64 = (np.dtype(kind) for kind in ("?", "i4", "i8", "f4", "f8"))
+
+_NO_SCORES = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,31 +53,34 @@ class Instances:
 
     def __post_init__(self) -> None:
         count = len(self.masks)
-        for name, make in (
-            ("boxes", self.masks.boxes),
-            ("crowd", lambda: np.zeros(count, bool)),
-            ("areas", lambda: self.masks.areas().astype(np.float64)),
+        if getattr(self, "boxes") is None:  # noqa: B009
+            object.__setattr__(self, "boxes", self.masks.boxes())
+        if getattr(self, "crowd") is None:  # noqa: B009
+            object.__setattr__(self, "crowd", np.zeros(count, bool))
+        if getattr(self, "areas") is None:  # noqa: B009
+            object.__setattr__(self, "areas", self.masks.areas().astype(np.float64))
+        for name, array, dtype in (
+            ("labels", self.labels, _INT32),
+            ("scores", self.scores, _FLOAT32),
+            ("crowd", self.crowd, _BOOL),
+            ("areas", self.areas, _FLOAT64),
+            ("ids", self.ids, _INT64),
         ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, make())
-        for name, array, dtype, tail in (
-            ("labels", self.labels, np.int32, ()),
-            ("scores", self.scores, np.float32, ()),
-            ("boxes", self.boxes, np.float32, (4,)),
-            ("crowd", self.crowd, np.bool_, ()),
-            ("areas", self.areas, np.float64, ()),
-            ("ids", self.ids, np.int64, ()),
-        ):
-            check_column(array, name, "masks", dtype, (count, *tail))
-        check_labels(self.labels, self.space)
-        check_scores(self.scores)
+            check_column(array, name, "masks", dtype, (count,))
+        check_column(self.boxes, "boxes", "masks", _FLOAT32, (count, 4))
+        if not _sound(self.labels, len(self.space), _NO_SCORES if self.scores is None else self.scores, self.boxes):
+            self._check_values()
         if self.space.has_background:
             raise UserError(
                 f"The classes of objects hold no background, found '{self.space.names[0]}' as class 0; leave it out "
                 "and count the labels from 0."
             )
-        if not np.all(np.isfinite(self.boxes)):
-            raise UserError("Boxes are finite numbers of pixels, found NaN or Inf.")
+
+    def _check_values(self) -> None:
+        """Names what `_sound` found."""
+        check_labels(self.labels, self.space)
+        check_scores(self.scores)
+        raise UserError("Boxes are finite numbers of pixels, found NaN or Inf.")
 
     @property
     def size(self) -> Size:
@@ -127,7 +136,23 @@ class Instances:
         return import_object("nuriwake.viz.objects:overlay_instances")(image, self, opacity=opacity, legend=legend)
 
 
-def check_column(array: np.ndarray | None, name: str, of: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+@exact
+def _sound(labels: np.ndarray, classes: int, scores: np.ndarray, boxes: np.ndarray) -> bool:
+    """Whether all labels are classes, all scores lie in 0..1 and all boxes are finite: one call, as scoring makes many `Instances`."""
+    for label in labels:
+        if label < 0 or label >= classes:
+            return False
+    for score in scores:
+        if not 0 <= score <= 1:
+            return False
+    for row in range(boxes.shape[0]):
+        for side in range(4):
+            if not np.isfinite(boxes[row, side]):
+                return False
+    return True
+
+
+def check_column(array: np.ndarray | None, name: str, of: str, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
     """Raises UserError unless `array` is None or has `dtype` and `shape`; `of` names what it belongs to."""
     if array is not None and (array.dtype != dtype or array.shape != shape):
         raise UserError(

@@ -4,26 +4,46 @@ import numpy as np
 
 from nuriwake.core.run_kernels import exact
 
+_NEAR = 512
+"""Differences from -512 to 511 take at most two characters."""
+
+
+def _near_texts() -> np.ndarray:
+    """The text of each difference from -_NEAR on, uint32: two characters, the first in the lowest byte, and above them how many count."""
+    values = np.arange(-_NEAR, _NEAR)
+    one = (values >= -16) & (values < 16)
+    low, high = values & 0x1F, values >> 5 & 0x1F
+    return ((np.where(one, low, low | 0x20) + 48) | (high + 48) << 8 | np.where(one, 1, 2) << 16).astype(np.uint32)
+
+
+_NEAR_TEXTS = _near_texts()
+
 
 @exact
 def encode_text(counts: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The characters (uint8) of all masks one after the other, and where each mask's begin, int64 (N + 1,)."""
-    out = np.empty(7 * counts.size, np.uint8)
-    ends, used = np.zeros(offsets.size, np.int64), 0
+    out = np.empty(7 * counts.size + 1, np.uint8)  # a character more: two are written at once
+    ends, used = np.zeros(offsets.size, np.int64), np.uint64(0)
     for n in range(offsets.size - 1):
-        for k in range(offsets[n], offsets[n + 1]):
+        begin = offsets[n]
+        for k in range(begin, offsets[n + 1]):
             value = np.int64(counts[k])
-            if k - offsets[n] > 2:
+            if k - begin > 2:
                 value -= np.int64(counts[k - 2])
+            if -_NEAR <= value < _NEAR:  # almost always; how many characters it has is what a processor cannot guess
+                text = _NEAR_TEXTS[value + _NEAR]
+                out[used], out[used + np.uint64(1)] = text & 0xFF, text >> 8 & 0xFF
+                used += np.uint64(text >> 16)
+                continue
             more = True
             while more:
                 code = value & 0x1F
                 value >>= 5
                 more = value != -1 if code & 0x10 else value != 0
                 out[used] = (code | 0x20 if more else code) + 48
-                used += 1
+                used += np.uint64(1)
         ends[n + 1] = used
-    return out[:used], ends
+    return out[: np.int64(used)], ends
 
 
 @exact

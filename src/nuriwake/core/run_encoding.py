@@ -3,6 +3,9 @@
 import numpy as np
 
 from nuriwake.core.run_kernels import exact
+from nuriwake.core.vector_bits import LANES, count_ones, fetch_ahead, nonzero_bits, trailing_zeros
+
+_ONE, _LANES, _AHEAD = np.uint64(1), np.uint64(LANES), np.uint64(4096)
 
 
 @exact
@@ -13,11 +16,11 @@ def changes(array: np.ndarray) -> np.ndarray:
     then put into the order of columns by counting.
     """
     height, width = array.shape
-    found, many = np.empty((2048, 2), np.int32), 0
+    found, many = np.empty((2048 + width, 2), np.int32), 0
     first, top = np.zeros(width + 1, np.int64), np.empty(width, np.bool_)
     for y in range(1, height):
         if many + width > found.shape[0]:
-            found = _longer(found, many, 2 * many + width)
+            found = _longer(found)
         for begin in range(0, width, 64):
             here, above = array[y, begin : begin + 64], array[y - 1, begin : begin + 64]
             differ = 0
@@ -38,86 +41,6 @@ def changes(array: np.ndarray) -> np.ndarray:
 
 
 @exact
-def _longer(found: np.ndarray, used: int, size: int) -> np.ndarray:
-    out = np.empty((size, 2), np.int32)
-    out[:used] = found[:used]
-    return out
-
-
-@exact
-def dense_runs(words: np.ndarray, width: int, out: np.ndarray, used: int) -> int:
-    """Appends the runs of one mask to `out`; returns the new `used`, or where there is no room minus how much is needed.
-
-    Args:
-        words: uint64 (H, ceil(width / 8)), the rows of the mask, eight pixels each in the order of memory (little end
-            first); what is not 0 belongs to the mask. Beyond the width all is 0.
-    """
-    height = words.shape[0]
-    first = np.zeros(width + 1, np.int64)
-    found = _changed_bytes(words, _changed_pieces(words), first)
-    top = _top_changes(words, width)
-    for x in range(width):
-        first[x + 1] += first[x] + top[x]
-    if used + first[width] + 1 > out.size:
-        return -(used + first[width] + 1)
-    _positions(found, top, first, height, out[used:])
-    return _differences(out, used, used + first[width], height * width)
-
-
-@exact
-def _changed_pieces(words: np.ndarray) -> np.ndarray:
-    """Not 0 at (y, c), uint64, where any of the 32 words from words[y, 32 c] on differs from the one above."""
-    out = np.zeros((words.shape[0], (words.shape[1] + 31) // 32), np.uint64)
-    for y in range(1, words.shape[0]):
-        here, above, row = words[y], words[y - 1], out[y]
-        for c in range(row.size):
-            # Slices, and a loop over their size from 0 with nothing else in it, are what becomes vector instructions.
-            a, b = here[32 * c : 32 * c + 32], above[32 * c : 32 * c + 32]
-            differ = np.uint64(0)
-            for k in range(a.size):
-                differ |= a[k] ^ b[k]
-            row[c] = differ
-    return out
-
-
-@exact
-def _changed_bytes(words: np.ndarray, pieces: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(x, y), int32, ordered by y, of bytes of which one is 0 and the one above is not, or the reverse; counts them in `first[x + 1]`."""
-    out, used, low = np.empty((2048, 2), np.int32), 0, np.uint64(255)
-    for y in range(1, words.shape[0]):
-        here, above, row = words[y], words[y - 1], pieces[y]
-        for c in range(row.size):
-            if row[c] == 0:
-                continue
-            if used + 256 > out.shape[0]:
-                out = _longer(out, used, 2 * used + 256)
-            for k in range(32 * c, min(32 * c + 32, here.size)):
-                a, b, x = here[k], above[k], 8 * k
-                if a == b:
-                    continue
-                if (a ^ b) & np.uint64(0xFFFFFFFF) == 0:
-                    a, b, x = a >> np.uint64(32), b >> np.uint64(32), x + 4
-                while a != b:
-                    if ((a & low) != 0) != ((b & low) != 0):
-                        out[used, 0], out[used, 1] = x, y
-                        first[x + 1] += 1
-                        used += 1
-                    a, b, x = a >> np.uint64(8), b >> np.uint64(8), x + 1
-    return out[:used]
-
-
-@exact
-def _top_changes(words: np.ndarray, width: int) -> np.ndarray:
-    """Whether the top of each column differs from the bottom of the one before, bool (W,)."""
-    out, before, bottom = np.empty(width, np.bool_), False, words.shape[0] - 1
-    for x in range(width):
-        shift = np.uint64(8 * (x & 7))
-        out[x] = ((words[0, x >> 3] >> shift & np.uint64(255)) != 0) != before
-        before = (words[bottom, x >> 3] >> shift & np.uint64(255)) != 0
-    return out
-
-
-@exact
 def _positions(found: np.ndarray, top: np.ndarray, first: np.ndarray, height: int, out: np.ndarray) -> None:
     """Writes the changes in the order of columns; `first[x]` says where those of column x begin, and x's top is the first."""
     place = first[:-1].copy()
@@ -132,15 +55,96 @@ def _positions(found: np.ndarray, top: np.ndarray, first: np.ndarray, height: in
 
 
 @exact
-def _differences(out: np.ndarray, begin: int, end: int, total: int) -> int:
-    """Positions `out[begin:end]` to run lengths, with the last one behind them; returns where they end."""
-    last = np.int64(0)
-    for k in range(begin, end):
-        position = np.int64(out[k])
-        out[k] = position - last
-        last = position
-    out[end] = total - last
-    return end + 1
+def _longer(values: np.ndarray) -> np.ndarray:
+    """`values` with room for as many again."""
+    return np.concatenate((values, np.empty_like(values)))
+
+
+@exact
+def dense_runs(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The runs of one mask, uint32.
+
+    The rows are packed to bits, 64 pixels a word, and compared with the row above as they come from memory, which is what
+    takes the time: each byte is read once, in order. The changes are then put into the order of columns by counting.
+
+    Args:
+        pixels: uint8 (height * width,), contiguous, row after row; what is not 0 belongs to the mask.
+        width: at least 64.
+    """
+    words, places = _row_changes(pixels, height, width)
+    first, many = np.zeros(width + 1, np.int64), 0
+    for k in range(words.size):
+        many += np.int64(count_ones(words[k]))
+    columns, rows, pieces, k = np.empty(many, np.int32), np.empty(many, np.int32), (width + 63) // 64, np.uint64(0)
+    for index in range(words.size):
+        word, y, x = words[index], places[index] // pieces, places[index] % pieces * 64
+        while word:
+            column = x + np.int64(trailing_zeros(word))
+            columns[k], rows[k] = column, y
+            first[np.uint64(column + 1)] += 1
+            word &= word - _ONE
+            k += _ONE
+    for x in range(width):
+        first[x + 1] += first[x]
+    positions = np.empty(many, np.int64)
+    for k in range(many):
+        x = np.uint64(columns[k])
+        positions[np.uint64(first[x])] = np.int64(x) * height + rows[k]
+        first[x] += 1
+    return _differences(positions, height * width)
+
+
+@exact
+def _row_changes(pixels: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels differ from the one above, or at the top from the bottom of the column before: words of 64 columns that are not 0.
+
+    Returns:
+        uint64 (N,) with bit i for column 64 c + i, and int32 (N,), y * ceil(width / 64) + c, ascending.
+    """
+    whole, pieces, rest = width // 64, (width + 63) // 64, np.uint64(-width % 64)
+    above, top = np.zeros(pieces, np.uint64), np.zeros(pieces, np.uint64)
+    words, places = np.empty(2048 + 2 * pieces, np.uint64), np.empty(2048 + 2 * pieces, np.int32)
+    used, at = np.uint64(pieces), np.uint64(0)  # the top row is known when the bottom row is
+    for y in range(height):
+        if np.int64(used) + pieces > words.size:
+            words, places = _longer(words), _longer(places)
+        place = np.int32(y * pieces)
+        for c in range(whole):
+            here = nonzero_bits(pixels, at)
+            fetch_ahead(pixels, at + _AHEAD)
+            at += _LANES
+            # Without a branch, which a processor would guess wrongly at every edge: what is not wanted is written over.
+            differ = here ^ above[c]
+            words[used], places[used] = differ, place + c
+            used += np.uint64(differ != 0)
+            above[c] = here
+        if rest:  # the last 64 pixels of the row, without those seen already
+            here = nonzero_bits(pixels, at - rest) >> rest
+            differ = here ^ above[whole]
+            words[used], places[used] = differ, place + whole
+            used += np.uint64(differ != 0)
+            above[whole] = here
+            at += _LANES - rest
+        if y == 0:
+            top[:], used = above, np.uint64(pieces)
+    before = np.uint64(0)
+    for c in range(pieces):
+        words[c], places[c] = top[c] ^ (above[c] << _ONE | before), c
+        before = above[c] >> np.uint64(63)
+    if rest:
+        words[pieces - 1] &= ~np.uint64(0) >> rest
+    return words[: np.int64(used)], places[: np.int64(used)]
+
+
+@exact
+def _differences(positions: np.ndarray, total: int) -> np.ndarray:
+    """Positions of changes to run lengths, uint32, with the last one behind them."""
+    out, before = np.empty(positions.size + 1, np.uint32), np.int64(0)
+    for k in range(positions.size):
+        out[k] = positions[k] - before
+        before = positions[k]
+    out[positions.size] = total - before
+    return out
 
 
 @exact

@@ -12,8 +12,11 @@ from nuriwake.core.polygons import fill_outlines
 from nuriwake.core.run_coding import decode_text, encode_text
 from nuriwake.core.run_encoding import dense_runs, label_runs
 from nuriwake.core.size import Size
+from nuriwake.core.vector_bits import LANES
 
 Index = int | slice | np.ndarray | Sequence[int]
+
+_UINT32, _INT64 = np.dtype(np.uint32), np.dtype(np.int64)
 
 MOST_PIXELS = 2**32 - 1
 """Run lengths are 32 bit, as COCO's are."""
@@ -41,25 +44,18 @@ class RunMasks:
         pixels = height * width
         if height < 1 or width < 1 or pixels > MOST_PIXELS:
             raise UserError(f"Masks have 1 to {MOST_PIXELS} pixels, found a size of {height}x{width} (height x width).")
-        for name, dtype in (("counts", np.uint32), ("offsets", np.int64)):
-            array = getattr(self, name)
+        for name, array, dtype in (("counts", self.counts, _UINT32), ("offsets", self.offsets, _INT64)):
             if array.dtype != dtype or array.ndim != 1:
-                raise UserError(f"{name} is {np.dtype(dtype)} of one dimension, found {array.dtype} {array.shape}.")
-        offsets = self.offsets
-        if (
-            offsets.size == 0
-            or offsets[0] != 0
-            or offsets[-1] != self.counts.size
-            or bool(np.any(np.diff(offsets) < 0))
-        ):
+                raise UserError(f"{name} is {dtype} of one dimension, found {array.dtype} {array.shape}.")
+        fault = kernels.first_fault(self.counts, self.offsets, pixels)
+        if fault == kernels.WRONG_OFFSETS:
             raise UserError(
-                f"offsets ascend from 0 to the number of counts ({self.counts.size}), found {_some(offsets)}."
+                f"offsets ascend from 0 to the number of counts ({self.counts.size}), found {_some(self.offsets)}."
             )
-        sums = kernels.totals(self.counts, offsets)
-        wrong = np.flatnonzero(sums != pixels)
-        if wrong.size:
+        if fault >= 0:
+            covered = int(self.counts[self.offsets[fault] : self.offsets[fault + 1]].sum(dtype=np.int64))
             raise UserError(
-                f"The run lengths of mask {wrong[0]} cover {sums[wrong[0]]} pixels, expected {height}x{width} = {pixels} "
+                f"The run lengths of mask {fault} cover {covered} pixels, expected {height}x{width} = {pixels} "
                 "(height x width); does the mask belong to an image of another size?"
             )
 
@@ -76,15 +72,8 @@ class RunMasks:
         size = (int(masks.shape[1]), int(masks.shape[2]))
         if len(masks) == 0 or 0 in size:
             return cls.empty(size)
-        out, offsets = np.empty(1 << 16, np.uint32), np.zeros(len(masks) + 1, np.int64)
-        for n, mask in enumerate(masks):
-            words, used = _words(mask), int(offsets[n])
-            end = dense_runs(words, size[1], out, used)
-            if end < 0:
-                out = np.concatenate([out[:used], np.empty(2 * -end - used, np.uint32)])
-                end = dense_runs(words, size[1], out, used)
-            offsets[n + 1] = end
-        return cls(out[: offsets[-1]].copy(), offsets, size)
+        runs = [_dense_runs(mask) for mask in masks]
+        return cls(np.concatenate(runs), run_offsets([len(item) for item in runs]), size)
 
     @classmethod
     def from_labels(cls, ids: np.ndarray, values: np.ndarray) -> "RunMasks":
@@ -303,14 +292,17 @@ def filled(write: Callable[[np.ndarray, np.ndarray], int], count: int, size: Siz
     return RunMasks(out[:needed].copy() if needed < out.size else out, offsets, size)
 
 
-def _words(mask: np.ndarray) -> np.ndarray:
-    """`mask` (H, W) of one byte a pixel as uint64 (H, ceil(W / 8))."""
+def _dense_runs(mask: np.ndarray) -> np.ndarray:
+    """The runs of `mask` (H, W) bool or uint8, of any strides."""
     height, width = mask.shape
-    if width % 8 or not mask.flags.c_contiguous:
-        padded = np.zeros((height, -(-width // 8) * 8), np.uint8)
-        padded[:, :width] = mask
-        mask = padded
-    return mask.view(np.uint64)
+    if width >= LANES:
+        return dense_runs(np.ascontiguousarray(mask).reshape(-1).view(np.uint8), height, width)
+    # The kernel wants wider rows: background on the left is one longer first run.
+    padded = np.zeros((height, LANES), np.uint8)
+    padded[:, LANES - width :] = mask
+    runs = dense_runs(padded.reshape(-1), height, LANES)
+    runs[0] -= (LANES - width) * height
+    return runs
 
 
 def _nearest(before: int, after: int) -> np.ndarray:
@@ -338,6 +330,8 @@ def _coco_size(item: Mapping[str, Any], index: int) -> Size:
     size = item.get("size")
     if not isinstance(size, Sequence | np.ndarray) or len(size) != 2 or isinstance(size, str):
         raise UserError(f"Mask {index}: expected the size as [height, width], found {size!r}.")
+    if not all(isinstance(side, int | np.integer) for side in size):
+        raise UserError(f"Mask {index}: the size is two whole numbers, [height, width], found {size!r}.")
     return int(size[0]), int(size[1])
 
 

@@ -163,7 +163,7 @@ def _table_fast(prediction: np.ndarray, target: np.ndarray, classes: int, ignore
     whole = truth.size // BLOCK * BLOCK
     for start in range(0, whole, _CHUNK):  # the histograms have 32 bits
         part = slice(start, min(start + _CHUNK, whole))
-        _add_counts(table, _aligned(truth[part]), _aligned(predicted[part]), last, shift)
+        _add_counts(table, truth[part], predicted[part], last, shift)
     if whole < truth.size:
         _add_counts(table, _filled(truth[whole:]), _filled(predicted[whole:]), last, shift)
         table[0] -= BLOCK - (truth.size - whole)
@@ -191,10 +191,6 @@ def _add_counts(table: np.ndarray, truth: np.ndarray, predicted: np.ndarray, las
     histogram = np.zeros(4 * table.size, np.uint32)
     count_runs(truth, predicted, last, shift, histogram)
     table += histogram.reshape(4, -1).sum(0, dtype=np.int64)
-
-
-def _aligned(labels: np.ndarray) -> np.ndarray:
-    return labels if labels.__array_interface__["data"][0] % 8 == 0 else labels.copy()
 
 
 def _filled(labels: np.ndarray) -> np.ndarray:
