@@ -7,6 +7,7 @@ from pathlib import Path
 from nuriwake.core.download import fetch
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import did_you_mean
+from nuriwake.weights.published.eomt import LICENCE as EOMT_LICENCE
 from nuriwake.weights.published.segformer import LICENCE as SEGFORMER_LICENCE
 
 
@@ -71,6 +72,15 @@ def _yolact(name: str, megabytes: float, ap: float) -> Weights:
     )
 
 
+def _eomt(name: str, megabytes: float, score: str) -> Weights:
+    return Weights(
+        f"https://huggingface.co/tue-mps/{name}/resolve/main/pytorch_model.bin",
+        megabytes,
+        EOMT_LICENCE,
+        f"{score} (the authors' model_zoo/dinov2.md)",
+    )
+
+
 _OBJECTS, _PANOPTIC = "COCO-InstanceSegmentation/mask_rcnn", "COCO-PanopticSegmentation/panoptic_fpn"
 
 
@@ -95,6 +105,21 @@ _SIZES = (
     (339, 51.0, 82.4),
 )
 _ADE20K_SIDES = (512, 512, 512, 512, 512, 640)
+
+_EOMT = (
+    ("coco_panoptic_eomt_small_640_2x", 96, "PQ 46.7 on COCO val2017"),
+    ("coco_panoptic_eomt_base_640_2x", 375, "PQ 51.6 on COCO val2017"),
+    ("coco_panoptic_eomt_large_640", 1270, "PQ 56.0 on COCO val2017"),
+    ("coco_panoptic_eomt_large_1280", 1290, "PQ 58.3 on COCO val2017"),
+    ("coco_panoptic_eomt_giant_640", 4650, "PQ 57.0 on COCO val2017"),
+    ("coco_instance_eomt_large_640", 1270, "AP 45.2 of masks on COCO val2017"),
+    ("coco_instance_eomt_large_1280", 1290, "AP 48.8 of masks on COCO val2017"),
+    ("ade20k_panoptic_eomt_large_640", 1270, "PQ 50.6 on ADE20K val"),
+    ("ade20k_panoptic_eomt_large_1280", 1290, "PQ 51.7 on ADE20K val"),
+    ("ade20k_semantic_eomt_large_512", 1270, "mIoU 58.4 on ADE20K val"),
+    ("cityscapes_semantic_eomt_large_1024", 1280, "mIoU 84.2 on Cityscapes val"),
+)
+"""Those that begin with DINOv2; the ones over DINOv3 are another architecture under another licence."""
 
 WEIGHTS: dict[str, Weights] = {
     "torchvision/deeplabv3_resnet50": _torchvision("deeplabv3_resnet50_coco-cd0a2569.pth", 160.5, 66.4),
@@ -128,6 +153,7 @@ WEIGHTS: dict[str, Weights] = {
         )
         for size, (megabytes, _, score) in enumerate(_SIZES)
     },
+    **{f"tue-mps/{name}": _eomt(name, megabytes, score) for name, megabytes, score in _EOMT},
 }
 """Name -> published weights. Hosts that are gone (mmsegmentation's) are not in it: give those files yourself."""
 

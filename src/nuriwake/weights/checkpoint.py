@@ -21,7 +21,7 @@ from nuriwake.weights import class_lists
 from nuriwake.weights.bundle import Bundle, ModelSpec, save_bundle
 from nuriwake.weights.contents import Contents, read_contents
 from nuriwake.weights.published.base import Published
-from nuriwake.weights.recognition import Fit, fit, recognise
+from nuriwake.weights.recognition import Fit, fit, recognise, task_told
 from nuriwake.weights.sources import title
 
 
@@ -129,7 +129,7 @@ def read_checkpoint(
         title(source),
         used,
         fitted.left_out,
-        task=_told(source, task),
+        task=_told(source, contents, task),
         classes=origin,
         things=counted,
         notes=(*notes, *_beside(contents)),
@@ -301,12 +301,14 @@ def _with_things(
     return space, "none of the classes is known to be one (name them with --things)" if unknown else ""
 
 
-def _told(source: Published, task: str | None) -> str:
+def _told(source: Published, contents: Contents, task: str | None) -> str:
     """How the task is known, as the end of a sentence."""
     if not source.guessed:
         return ""
     if task is not None:
         return ", as given"
+    if task_told(source, contents) is not None:
+        return ", as the configuration beside the file says"
     return ", told from the numbers of classes and queries, since the file does not say it (another one with --task)"
 
 

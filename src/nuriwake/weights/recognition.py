@@ -52,11 +52,17 @@ def recognise(
         raise UserError(
             f"{contents.file}: the arrays could be of {names}; say which architecture it is with --architecture."
         )
+    task = task or task_told(found[0], contents)
     source = found[0] if task is None else _for_task(found[0], task, sources, contents)
     spec = spec_of(source, contents)
     if architecture is not None and architecture not in (source.architecture, spec.name):
         raise UserError(f"{contents.file}: the arrays are of '{spec.name}', not of '{architecture}'.")
     return source, spec
+
+
+def task_told(source: Published, contents: Contents) -> str | None:
+    """The task that a configuration beside the file says; None where none does."""
+    return None if source.told is None else source.told(contents.config)
 
 
 def _for_task(found: Published, task: str, sources: list[Published], contents: Contents) -> Published:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from safetensors.torch import save_file
 
 from nuriwake.core.errors import UserError
 from nuriwake.weights.checkpoint import read_checkpoint
+from nuriwake.weights.contents import Contents
 from nuriwake.weights.published.mask2former import SOURCES
+from nuriwake.weights.recognition import recognise
 
 REFERENCES = {
     "transformers__mask2former_resnet50": "mask2former_r50",
@@ -178,7 +181,26 @@ def test_tasks_are_told_from_the_numbers(parity):
         spec = published.spec(changed, {})
         assert (spec.classes, spec.options["queries"]) == (classes, queries)
     assert "no commercial use" in published.licence
-    assert any("--task" in note for note in published.notes)
+    assert any("predict --task" in note for note in published.notes)
+
+
+def test_the_task_can_be_given_or_stands_in_the_configuration(parity):
+    """Mask2Former over ResNet-50 for Cityscapes has 19 classes and 100 queries for the semantic and for the panoptic task."""
+    shapes = shapes_of(parity, "transformers__mask2former_resnet50")
+    shapes |= {"class_predictor.bias": (20,), "class_predictor.weight": (20, 256), "criterion.empty_weight": (20,)}
+    authors = as_the_authors({key: np.empty(shape) for key, shape in shapes.items()})
+    arrays = {key: torch.empty(item.shape, device="meta") for key, item in authors.items()}
+    plain = Contents(parity / "model_final.pkl", arrays)
+    assert recognise(plain)[0].task == "semantic"
+    assert recognise(plain, task="instance")[0].task == "instance"
+    for mapper, task in (
+        ("mask_former_panoptic", "panoptic"),
+        ("coco_instance_lsj", "instance"),
+        ("other", "semantic"),
+    ):
+        told = replace(plain, config={"INPUT": {"DATASET_MAPPER_NAME": mapper}})
+        assert recognise(told)[0].task == task
+        assert recognise(told, task="panoptic")[0].task == "panoptic"
 
 
 def test_sizes_are_those_of_the_authors(parity):

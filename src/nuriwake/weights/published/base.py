@@ -79,6 +79,7 @@ class Published:
         task: what the weights were trained for, and what the bundle answers: "semantic", "instance" or "panoptic".
         guessed: the file does not say the task; `recognise` tells it from numbers, and others of the same source and
             architecture stand for the other tasks.
+        told: configuration -> the task, where one beside the file says it.
         decoding: options of the decoder that differ from its own, or a function of shapes and config.
         tiling: shapes -> (side of the tiles in pixels of the size at which the model sees images or None for whole images,
             the share of a side that they overlap at least); None: as models of ours.
@@ -98,6 +99,7 @@ class Published:
     arrange: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     task: str = "semantic"
     guessed: bool = False
+    told: Callable[[Config], str | None] | None = None
     decoding: Mapping[str, Any] | Callable[[Shapes, Config], Mapping[str, Any]] = field(default_factory=dict[str, Any])
     tiling: Callable[[Shapes], tuple[int | None, float]] | None = None
 

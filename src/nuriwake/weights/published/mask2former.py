@@ -12,6 +12,7 @@ from nuriwake.models.backbones.swin_names import BUFFERS, arrange_swin, swin_nam
 from nuriwake.models.mask2former import EXPANSION, HEAD_CHANNELS, PIXEL_EXPANSION
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published.base import ClassList, Config, Published, Shapes, Source
+from nuriwake.weights.published.detectron2 import value_of
 from nuriwake.weights.published.keys import Rules, left_out_by, require_resnet, rewrite
 
 LICENCE = "CC BY-NC 4.0 (Mask2Former model zoo, Meta): no commercial use"
@@ -221,6 +222,12 @@ def _task(classes: int, queries: int) -> str:
     return "instance" if classes in (80, 100, 8) else "semantic"
 
 
+def _told(config: Config) -> str | None:
+    """What the authors' config.yaml trains with: mask_former_semantic, coco_instance_lsj, coco_panoptic_lsj, ..."""
+    mapper = str(value_of(config, "INPUT.DATASET_MAPPER_NAME", ""))
+    return next((task for task in _TASKS if task in mapper), None)
+
+
 def _spec(rename: Callable[[str], str | None]) -> Callable[[Shapes, Config], ModelSpec]:
     def spec(shapes: Shapes, config: Config) -> ModelSpec:
         own = _own_shapes(shapes, rename)
@@ -329,6 +336,7 @@ def _published(source: Source, rename: Callable[[str], str | None], task: str) -
         arrange=_arrange,
         task=task,
         guessed=True,
+        told=_told,
         tiling=_whole,
     )
 
