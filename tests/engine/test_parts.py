@@ -11,6 +11,7 @@ from torch import nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.data.mask_cache import user_mask_folder
 from nuriwake.engine.augmentation import training_pipeline
 from nuriwake.engine.choose import choose, choose_task
 from nuriwake.engine.config import (
@@ -274,6 +275,8 @@ def test_every_choice_has_a_reason_and_fills_its_field():
         ({"grey": True}, "augmentation.preset", "medical"),
         ({"channels": 8}, "augmentation.preset", "satellite"),
         ({"decoded_bytes": 2**40}, "data.cache_mib", 0),
+        ({}, "data.mask_cache", "off"),
+        ({"decoded_bytes": 2**40}, "data.mask_cache", str(user_mask_folder())),
         ({"space": LabelSpace(("a", "b", "c"))}, "evaluation.metric", "mean_iou"),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import to_plain
+from nuriwake.data.mask_cache import user_mask_folder
 from nuriwake.engine.config import RunConfig, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import early_modules
@@ -201,6 +202,11 @@ def _choose_machine(choices: _Choices, data: DataFacts, machine: MachineFacts) -
         mib if small else 0,
         f"all images fit decoded into {mib} MiB" if small else f"decoded, the images take {mib} MiB: too much to keep",
     )
+    if (choices.config.data.cache_mib or 0) >= mib:
+        choices.offer("data.mask_cache", "off", "decoded masks are kept in memory")
+    else:
+        why = "masks do not all fit into memory; decoded ones are read several times faster than their files"
+        choices.offer("data.mask_cache", str(user_mask_folder()), why)
 
 
 def _choose_crop(choices: _Choices, data: DataFacts) -> None:

@@ -33,6 +33,7 @@ FREE_FIELDS = frozenset(
         "data.path",
         "data.workers",
         "data.cache_mib",
+        "data.mask_cache",
         "device",
         "checkpoint_seconds",
         "licence",

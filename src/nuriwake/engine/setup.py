@@ -17,6 +17,7 @@ from nuriwake.data.batching import Batch, CachedRead
 from nuriwake.data.check import quick_check, refuse_harmful
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
+from nuriwake.data.mask_cache import with_mask_cache
 from nuriwake.data.trainable import check_trainable
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
@@ -187,6 +188,7 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         preprocessing = training_preprocessing(config, data, facts)
         # A mistake in it is said before there is a run folder.
         training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
+    data = _keeping_masks(config, data, say)
     torch.manual_seed(config.seed)
     model = _model(config, data)
     config, choices = fit_crop(config, choices, model)
@@ -213,6 +215,16 @@ def _check_data(data: DataSet, say: Report) -> None:
         if finding.severity == "doubtful":
             say(f"{finding.what} {finding.remedy} (nuriwake check tells more)")
     refuse_harmful(findings, go_on="set data.check to false")
+
+
+def _keeping_masks(config: RunConfig, data: DataSet, say: Report) -> DataSet:
+    folder = config.data.mask_cache
+    if folder in (None, "off"):
+        return data
+    data, problem = with_mask_cache(data, Path(folder), purpose=config.task or "")
+    if problem:
+        say(f"data.mask_cache: {problem}")
+    return data
 
 
 def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
