@@ -329,11 +329,35 @@ def test_decoding_goes_by_task_and_output_with_options_of_its_own(listing):
         predictor(Pointwise(), decoding={"score_threshold": 0.3})
 
 
-def test_what_cannot_be_blended_is_refused(listing):
+def test_what_cannot_be_averaged_is_refused(listing):
     assert listing(tile=32, scales=(1.5,))(picture(20, 20)).size == (20, 20)
-    for settings in ({"tile": 32}, {"flips": "horizontal"}, {"scales": (1.0, 1.5)}):
-        with pytest.raises(UserError, match="cannot be blended from tiles, mirrored copies or scales: set tile to 0"):
-            listing(**settings)(picture(40, 40))
+    for settings, found in (
+        ({"flips": "horizontal"}, "found flips horizontal and the scales 1"),
+        ({"scales": (1.0, 1.5)}, r"found flips none and the scales 1, 1\.5"),
+    ):
+        with pytest.raises(UserError, match=f"mirrored copies and of several scales are averaged.*{found}"):
+            listing(**settings)
+    with pytest.raises(
+        UserError, match=r"joined where tiles overlap, by at least 8 pixels; found tiles of 64 that overlap by 0\.1"
+    ):
+        listing(tile=64, overlap=0.1)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5,)])
+@pytest.mark.parametrize("resize", [None, ResizeRule(exact=(64, 64))])
+def test_answers_that_are_lists_are_joined_from_tiles(listing, resize, scales):
+    """Each tile is an image of its own for the model, whatever size it is given; pixels go by the tile's cell."""
+    image = np.zeros((50, 150, 3), np.uint8)
+    image[:, 80:] = 255
+    found = listing(tile=64, overlap=0.25, scales=scales)
+    found.preprocessing = replace(found.preprocessing, resize=resize)
+    answer = found(image)
+    assert answer.size == (50, 150)
+    assert not answer.labels[:, :50].any()
+    assert answer.labels[:, 100:].all()
+    assert np.array_equal(found.batch([image, image])[1].labels, answer.labels)
+    whole = found.with_settings(replace(found.settings, tile=None))(image)
+    assert len(np.unique(whole.labels)) == 1
 
 
 def test_changes_of_settings():

@@ -74,7 +74,8 @@ class Decoder(Protocol):
     """A row of `DECODERS`: a frozen dataclass whose fields are its options, all with defaults.
 
     Attributes:
-        blends: its output can be averaged over tiles, mirrored copies and scales; False for answers that are lists.
+        blends: its output can be averaged over tiles, mirrored copies and scales; False for answers that are lists, which are
+            made of each tile for itself and then joined.
     """
 
     blends: ClassVar[bool]
@@ -108,15 +109,8 @@ def find_decoder(task: str, kind: type, options: Mapping[str, Any], score_thresh
 
 
 def decode(decoder: Decoder, passes: Sequence[Pass], request: Request) -> Target:
-    """The answer of `decoder`. Raises UserError where `passes` would have to be blended and cannot."""
-    several = len(passes) > 1 or any(
-        len(item.flips) * len(item.grid.tops) * len(item.grid.lefts) > 1 for item in passes
-    )
-    if several and not decoder.blends:
-        raise UserError(
-            f"This model's answers ({type(decoder).__name__}) cannot be blended from tiles, mirrored copies or scales: "
-            "set tile to 0, flips to none and give one scale."
-        )
+    """The answer of `decoder`; `passes` of one that does not blend are one tile, as it is, at one scale."""
+    assert decoder.blends or [len(item.flips) * len(item.grid.tops) * len(item.grid.lefts) for item in passes] == [1]
     return decoder(passes, request)
 
 

@@ -1,5 +1,6 @@
 """Predictor: the one path from an image to a prediction, for validation, the command line, serving and export parity."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -19,13 +20,18 @@ from nuriwake.core.targets import Size, Target
 from nuriwake.core.views import instance_space, semantic_space
 from nuriwake.inference.augmentation import FLIPS, Flip, flip_array
 from nuriwake.inference.decoding import Pass, Request, Watch, decode, find_decoder, output_type, probability_strips
+from nuriwake.inference.joining.joining import join_tiles
+from nuriwake.inference.joining.layout import Layout, lay_out
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.inference.settings import PredictSettings
-from nuriwake.inference.tiling import Grid, plan_grid
+from nuriwake.inference.tiling import Grid, plan_grid, plan_tiles
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
 
 Precision = Literal["float32", "bfloat16", "float16"]
+LEAST_OVERLAP = 8
+"""Pixels that tiles must share for objects to be joined in them: two cells of a usual mask."""
+
 ImageLike = np.ndarray | Image.Image | str | Path
 
 
@@ -45,6 +51,9 @@ class Predictor:
 
     Raises:
         UserError: settings that do not fit the classes or the decoder, or a model whose output nothing decodes.
+
+    Images longer than `settings.tile` are taken in tiles. Probabilities are blended where tiles overlap; answers that are
+    lists (objects, segments) are found tile by tile, each seen like an image of its own, and joined (`joining`).
     """
 
     model: Model
@@ -61,6 +70,8 @@ class Predictor:
         self.settings.check(self.space)
         self._kind = output_type(self.model)
         self._decoder = find_decoder(self.task, self._kind, self.settings.decoding, self.settings.score_threshold)
+        if not self._decoder.blends:
+            _check_unblended(self.settings)
         self._device = torch.device(self.device)
         self.model = self.model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -88,6 +99,8 @@ class Predictor:
         """
         array = self._array(image)
         with _evaluating(self.model):
+            if (grid := self._tiles((array.shape[0], array.shape[1]))) is not None:
+                return self._joined(array, lay_out(grid))
             return decode(self._decoder, self._start(array), self._request(array, watch))
 
     @torch.inference_mode()
@@ -103,6 +116,9 @@ class Predictor:
         answers: dict[int, Target] = {}
         with _evaluating(self.model):
             for indices in _groups(arrays, self.settings.batch_size):
+                if (grid := self._tiles(arrays[indices[0]].shape[:2])) is not None:
+                    answers |= {index: self._joined(arrays[index], lay_out(grid)) for index in indices}
+                    continue
                 started = self._start_together([arrays[index] for index in indices])
                 for index, passes in zip(indices, started, strict=True):
                     look = None if watch is None else _bound(watch, index)
@@ -139,6 +155,40 @@ class Predictor:
             colours = image.mode in ("1", "P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
             image = np.asarray(image.convert("RGB") if colours and self.preprocessing.channels == 3 else image)
         return self.preprocessing.checked(image)
+
+    def _tiles(self, size: Size) -> Grid | None:
+        """The tiles of an image of `size` that are answered one by one; None where it is seen whole or tiles are blended."""
+        settings, model = self.settings, self.model
+        if self._decoder.blends or settings.tile is None or max(size) <= settings.tile:
+            return None
+        native = self.preprocessing.resize is None and settings.scales == (1.0,)
+        return plan_tiles(
+            size,
+            tile=settings.tile,
+            overlap=settings.overlap,
+            fit=model.fit_size if native else None,
+            align=model.input_multiple,
+        )
+
+    def _joined(self, array: np.ndarray, layout: Layout) -> Target:
+        """The answer for the image, put together from those for its tiles."""
+        seen, asked = self.preprocessing.for_image(array), deque[tuple[Size, Grid]]()
+
+        def inputs() -> Iterator[np.ndarray]:
+            for left, top, right, bottom in layout.windows.tolist():
+                shown = array[top:bottom, left:right]
+                geometry = self._geometry(shown, self.settings.scales[0])
+                grid = self._grid(geometry.size)
+                asked.append(((bottom - top, right - left), grid))
+                yield seen.window(geometry.apply(shown, interpolation=seen.interpolation), 0, 0, grid.input)
+
+        def answers() -> Iterator[Target]:
+            for item in self._outputs(inputs()):
+                size, grid = asked.popleft()
+                request = Request(size, self.task, self.space, self.settings)
+                yield decode(self._decoder, [Pass(grid, ("none",), iter([item]))], request)
+
+        return join_tiles(answers(), layout)
 
     def _request(self, array: np.ndarray, watch: Watch | None) -> Request:
         return Request((array.shape[0], array.shape[1]), self.task, self.space, self.settings, watch)
@@ -179,7 +229,7 @@ class Predictor:
         settings, model = self.settings, self.model
         return plan_grid(
             size,
-            tile=settings.tile,
+            tile=settings.tile if self._decoder.blends else None,
             overlap=settings.overlap,
             margin=model.margin,
             fit=model.fit_size,
@@ -210,6 +260,22 @@ class Predictor:
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self._device.type, dtype=getattr(torch, self.precision))
+
+
+def _check_unblended(settings: PredictSettings) -> None:
+    """Raises UserError where `settings` ask for what answers that are lists do not take."""
+    if settings.flips != "none" or len(settings.scales) > 1:
+        raise UserError(
+            "Answers of mirrored copies and of several scales are averaged, which takes probabilities for every pixel; this "
+            f"model's answers are lists: expected flips none and one scale, found flips {settings.flips} and the scales "
+            f"{', '.join(f'{scale:g}' for scale in settings.scales)}."
+        )
+    if settings.tile is not None and settings.tile * settings.overlap < LEAST_OVERLAP:
+        raise UserError(
+            "Objects are joined where tiles overlap, by at least "
+            f"{LEAST_OVERLAP} pixels; found tiles of {settings.tile} that overlap by {settings.overlap:g} of it: raise "
+            "settings.overlap, or set tile to 0."
+        )
 
 
 @contextmanager

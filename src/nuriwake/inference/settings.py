@@ -20,7 +20,11 @@ class PredictSettings:
         tile: images with a side longer than this are taken in overlapping square tiles of this many pixels; None or 0
             never.
             A network that sees the whole image (attention, global pooling) may answer differently in tiles.
-        overlap: how much neighbouring tiles share at least, as a share of the tile, 0..0.5.
+            Maps of probabilities are blended over tiles, and pixels are those of the image as the model sees it. Objects and
+            segments are found in every tile and joined; a tile is then cut from the image as the user has it and prepared like
+            an image of its own, so that a model that shrinks images sees small objects at their size.
+        overlap: how much neighbouring tiles share at least, as a share of the tile, 0..0.5. An object smaller than that is seen
+            whole by one of them; larger ones are put together of parts.
         flips: mirrored copies whose probabilities are averaged: "horizontal" (2 passes) or "all" (4: none, both axes,
             each axis).
         scales: sizes relative to the model's own, whose probabilities are averaged; (1.0,) is one pass.

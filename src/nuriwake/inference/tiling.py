@@ -68,6 +68,23 @@ def plan_grid(
     return Grid(size, (given[0], given[1]), margin, tops, lefts)
 
 
+def plan_tiles(
+    size: Size, *, tile: int, overlap: float, fit: Callable[[int, int], tuple[int, int]] | None, align: int
+) -> Grid:
+    """The grid of tiles that are each seen like an image of its own, cut from an image of `size` as the user has it.
+
+    Args:
+        overlap, align: as for `plan_grid`; tiles that cannot begin at multiples of `align` and overlap as much begin anywhere.
+        fit: the model's, where it sees a tile at the size it has; None where a tile is resized for it.
+    """
+    aligned = fit is not None and align <= tile * overlap
+    return plan_grid(size, tile=tile, overlap=overlap, margin=0, fit=fit or _any_size, align=align if aligned else 1)
+
+
+def _any_size(height: int, width: int) -> tuple[int, int]:
+    return height, width
+
+
 def _starts(length: int, tile: int, overlap: float, align: int) -> tuple[int, ...]:
     """Evenly spaced beginnings of tiles that cover `length`; a tile longer than that begins at 0."""
     if tile >= length:
