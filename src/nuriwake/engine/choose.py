@@ -15,7 +15,7 @@ from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import early_modules
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
-from nuriwake.inference.decoding import find_decoder, output_type
+from nuriwake.inference.decoding import output_type
 from nuriwake.models.base import Model
 from nuriwake.models.catalogue import entry_constructor, model_options, resolve_model
 from nuriwake.tasks import TASKS, get_task
@@ -108,16 +108,6 @@ def choose_task(config: RunConfig, space: LabelSpace) -> tuple[RunConfig, list[C
     else:
         name, why = "semantic", "no class of the data is countable"
     return override(config, {"task": name}), [Choice("task", name, why)]
-
-
-def choose_tiles(config: RunConfig) -> tuple[RunConfig, list[Choice]]:
-    """`config` without tiles for answers that cannot be put together from parts."""
-    constructor: Any = entry_constructor(resolve_model(config.model.name))
-    decoder = find_decoder(config.task or "", output_type(constructor), {})
-    if decoder.blends or config.predict.tile is None:
-        return config, []
-    why = "objects are not put together from tiles; the model sees each image whole"
-    return override(config, {"predict.tile": None}), [Choice("predict.tile", None, why)]
 
 
 def choose_things(config: RunConfig, space: LabelSpace) -> tuple[RunConfig, list[Choice]]:

@@ -21,7 +21,7 @@ from nuriwake.data.mask_cache import with_mask_cache
 from nuriwake.data.trainable import check_trainable
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
-from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, choose_tiles, fit_crop
+from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, fit_crop
 from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team, synchronise_norms
 from nuriwake.engine.ema import Average
@@ -164,8 +164,6 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     opened, data = data, viewed(data, get_task(config.task or ""))
     check_trainable(data, train=config.data.train, val=config.data.val)
     config, more = choose_things(config, data.space)
-    choices += more
-    config, more = choose_tiles(config)
     choices += more
     config.predict.check(data.space)
     evaluation = config.evaluation  # a misspelt name must not come to light at the end of the training

@@ -205,7 +205,7 @@ def _settings(source: Published, contents: Contents) -> PredictSettings:
         return PredictSettings(tile=tile, overlap=overlap, decoding=decoding)
     if source.task == "semantic":
         return PredictSettings(decoding=decoding)
-    # Objects are found in the whole image: those cut by the border of a tile would be found twice.
+    # The whole image, resized as published; tiles, which show smaller objects, are for the user to ask for.
     return PredictSettings(tile=None, decoding=decoding)
 
 
