@@ -46,8 +46,17 @@ def test_fix_writes_a_copy_that_is_clean(data, tmp_path, capsys):
     image = next((data / "images" / "train").iterdir())
     image.write_bytes(image.read_bytes()[:200])
     assert run(["check", str(data), "--fix", str(tmp_path / "fixed"), "--workers", "1"]) == 1
-    assert "fixed: 1 samples left out, cut off." in capsys.readouterr().out
+    assert "fixed: 1 sample left out, cut off." in capsys.readouterr().out
     assert run(["check", str(tmp_path / "fixed"), "--workers", "1"]) == 0
+
+
+def test_what_is_doubtful_or_a_note_ends_with_0(data, capsys):
+    image = next((data / "images" / "train").iterdir())
+    cv2.imwrite(str(image), np.full((64, 96, 3), 9, np.uint8))
+    assert run(["check", str(data), "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "DOUBTFUL  1 image has one value everywhere.  [image_blank]" in out
+    assert image.name in out
 
 
 def test_what_is_no_data_set_ends_with_2(tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_run_lengths_that_do_not_cover_the_image(coco):
 
 def test_crowd_is_a_note(coco):
     coco.train["annotations"][4] |= {
-        "iscrowd": 1, "bbox": [1, 0, 3, 60], "segmentation": {"size": list(SIZE), "counts": [60, 180, 4560]},
+        "iscrowd": 1, "bbox": [1, 0, 3, 60], "area": 180, "segmentation": {"size": list(SIZE), "counts": [60, 180, 4560]},
     }  # fmt: skip
     assert {kind: finding.severity for kind, finding in coco.findings().items()} == {"crowd": "note"}
 
@@ -308,7 +308,7 @@ def test_fixed_panoptic_copy(panoptic, tmp_path):
     segments[0]["area"] = 4
     panoptic.findings()
     lines = write_fixed(check_data(panoptic.root, workers=1), tmp_path / "fixed")
-    assert any("segments without a pixel" in line for line in lines)
+    assert any("1 segment without a pixel left out." in line for line in lines)
     assert check_data(tmp_path / "fixed", workers=1).findings == ()
 
 

@@ -124,7 +124,7 @@ def quick_check(data: DataSet) -> tuple[Finding, ...]:
                 some(both),
                 "What is trained on is validated on: scores are better than the model is.",
                 "Take each of them out of one split.",
-                what=f"{len(both):,} images are in train and in val.",
+                what=f"{len(both):,} [image is|images are] in train and in val.",
             )
         )
     return _ordered(findings)

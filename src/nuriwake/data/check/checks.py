@@ -58,6 +58,7 @@ CHECKS: dict[str, Check] = {
     "polygon_leaves": annotations.polygon_leaves,
     "no_area": annotations.no_area,
     "box_disagrees": annotations.box_disagrees,
+    "area_disagrees": annotations.area_disagrees,
     "rle_size": annotations.rle_size,
     "crowd": annotations.crowd,
     "crowd_flag": annotations.crowd_flag,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nuriwake.data.check.finding import Finding, some
+from nuriwake.data.check.finding import Finding, counted, some
 from nuriwake.data.check.survey import Survey
 from nuriwake.data.dataset import listed
 
@@ -40,7 +40,7 @@ def never_seen(survey: Survey) -> Finding | None:
         "never_seen", "note" if survey.listing.truth in ("coco", "panoptic", "voc") else "doubtful", len(absent), (),
         "They cannot be learned, have no score, and pull means over classes down in tools that count them as 0.",
         "Take them out of the class list, or look whether their label was lost in an export.",
-        what=f"{len(absent)} of {len(survey.space)} classes never occur: {listed(absent)}.",
+        what=f"{len(absent)} of {len(survey.space)} classes never [occurs|occur]: {listed(absent)}.",
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def one_split_only(survey: Survey) -> Finding | None:
         "A class that training never sees has IoU 0 in validation; one that validation never sees has no score.",
         "Move images of these classes to the other split"
         + ("." if survey.listing.splits_given else ", or choose another seed for the split ('seed' in a YAML description)."),
-        what=f"{len(unlearned) + len(unscored)} classes are seen in one split only ({'; '.join(parts)}).",
+        what=f"{len(unlearned) + len(unscored)} [class is|classes are] seen in one split only ({'; '.join(parts)}).",
     )  # fmt: skip
 
 
@@ -85,10 +85,16 @@ def imbalance(survey: Survey) -> Finding | None:
         return None
     total = pixels.sum()
     order = rare[np.argsort(pixels[rare])]
-    lines = [f"{survey.space.names[i]}: {pixels[i] / total:.4%} of the pixels, in {images[i]:,} images" for i in order]
+    lines = [
+        counted(
+            f"{survey.space.names[i]}: {pixels[i] / total:.4%} of the pixels, in {images[i]:,} [image|images]",
+            images[i],
+        )
+        for i in order
+    ]
     return Finding(
         "imbalance", "note", len(rare), some(lines),
         "Such a class is overruled by the others unless training weighs or draws it more often.",
         "nuriwake weighs classes by itself where it helps; collect more images of these classes if they matter.",
-        what=f"{len(rare)} classes are very rare.",
+        what=f"{len(rare)} [class is|classes are] very rare.",
     )  # fmt: skip

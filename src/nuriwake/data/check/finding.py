@@ -1,5 +1,6 @@
 """Finding: one kind of mistake, how often, where, why it matters and what to do. What every check gives."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +12,8 @@ SEVERITIES: tuple[Severity, ...] = ("harmful", "doubtful", "note")
 
 MOST_NAMED = 10
 """So many files a finding names."""
+
+_ONE_OR_MANY = re.compile(r"\[([^|\[\]]*)\|([^|\[\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Finding:
         files: up to ten, each with what was found there.
         why: what it does to a training.
         remedy: what to do, exactly.
-        what: what was found, as one sentence.
+        what: what was found, as one sentence; see `counted`.
         samples: names of up to ten samples that show it.
     """
 
@@ -36,6 +39,9 @@ class Finding:
     remedy: str
     what: str = field(default="", kw_only=True)
     samples: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", counted(self.what, self.count))
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.what} {self.why} {self.remedy}"
@@ -52,6 +58,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}" if self.text else self.where
+
+
+def counted(text: str, count: int) -> str:
+    """`text` where "[box does|boxes do]" stands for the first words when `count` is 1, and else for the second."""
+    return _ONE_OR_MANY.sub(lambda found: found[1] if count == 1 else found[2], text)
 
 
 def some(items: Sequence[object]) -> tuple[str, ...]:

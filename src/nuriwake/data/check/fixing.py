@@ -12,10 +12,11 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_bytes, write_text
 from nuriwake.core.labels import IGNORE
 from nuriwake.data.check.entry import Entry, Listing
-from nuriwake.data.check.finding import Finding
+from nuriwake.data.check.finding import Finding, counted
 from nuriwake.data.check.looking import Facts, MaskFacts, real_suffix
 from nuriwake.data.check.survey import Survey
-from nuriwake.data.deciding import Decision
+from nuriwake.data.check.upright import without_orientation
+from nuriwake.data.deciding import LEAST_EXTREMES, Decision
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_mask
 from nuriwake.data.written import refuse_existing
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
 LEFT_OUT = {
     "image_truncated": "cut off", "image_unreadable": "unreadable", "mask_unreadable": "without a readable mask",
-    "name_twice": "of a name that two files have",
+    "name_twice": "of a name that two files have", "truth_unreadable": "whose truth cannot be read",
 }  # fmt: skip
 """Samples with these problems are left out of the copy."""
+
+SHIFTED = "[mask|masks] whose labels count from 0 now"
+CUT = "black and white [mask|masks] with blurred edges cut at 128 and written as 0 and 1"
+STRETCHED = "[mask|masks] of 16 bits divided back to 8-bit labels"
 
 _NEEDS_NOTHING = ("images_unpaired", "masks_unpaired", "image_missing", "image_unknown", "same_image", "format_differs")
 
@@ -41,12 +46,15 @@ def write_fixed(result: "CheckResult", folder: Path) -> tuple[str, ...]:
     Raises:
         UserError: the folder holds something, or the format is one that is only read by its own reader.
     """
+    from nuriwake.data.check import fixing_files
     from nuriwake.data.check.fixing_coco import fix_json
 
     survey = result.survey
-    if survey.listing.truth == "read" or survey.listing.layered:
+    listing = survey.listing
+    if listing.truth == "read" and (listing.format not in fixing_files.FORMATS or not listing.root.is_dir()):
         raise UserError(
-            f"{survey.listing.root}: --fix corrects folders of masks, Pascal VOC and COCO; convert the data set to one of them."
+            f"{listing.root}: --fix corrects folders of masks, Pascal VOC, COCO, {', '.join(fixing_files.FORMATS)}, found "
+            f"{listing.format}; convert the data set to one of them."
         )
     root = survey.listing.root.resolve()
     if folder.resolve() == root or folder.resolve().is_relative_to(root):
@@ -54,17 +62,19 @@ def write_fixed(result: "CheckResult", folder: Path) -> tuple[str, ...]:
     refuse_existing(folder)
     left_out = dropped(survey)
     done: Counter[str] = Counter()
-    for entry in survey.listing.entries:
+    for entry, facts in zip(survey.listing.entries, survey.facts, strict=True):
         if entry.name in left_out:
-            done[f"samples left out, {left_out[entry.name]}"] += 1
+            done[f"[sample|samples] left out, {left_out[entry.name]}"] += 1
         else:
-            copy_image(entry, survey.listing, folder, done)
-    if survey.listing.truth in ("mask", "voc"):
+            copy_image(entry, facts, survey.listing, folder, done)
+    if survey.listing.truth == "read":
+        fixing_files.copy_rest(survey, left_out, folder, done)
+    elif survey.listing.truth in ("mask", "voc"):
         _fix_masks(survey, left_out, folder, done)
     else:
         fix_json(survey, left_out, folder, done)
     kept = _not_corrected(result, done)
-    lines = [f"{number:,} {what}." for what, number in done.items() if number]
+    lines = [f"{number:,} {counted(what, number)}." for what, number in done.items() if number]
     return (*(lines or ["nothing; the copy is like the original."]), *kept)
 
 
@@ -85,15 +95,56 @@ def dropped(survey: Survey) -> dict[str, str]:
             for facts in survey.facts
             if facts.split == "train" and facts.digest in elsewhere
         }
+    return {**found, **_copies(survey)}
+
+
+def _copies(survey: Survey) -> dict[str, str]:
+    """Samples whose image and truth stand in the same split before. With another truth, one would have to be chosen."""
+    first: dict[tuple[str, bytes], int] = {}
+    found: dict[str, str] = {}
+    blank = {problem.sample for problem in survey.problems.get("image_blank", [])}
+    for row, (entry, facts) in enumerate(zip(survey.listing.entries, survey.facts, strict=True)):
+        if facts.digest and entry.name not in blank:
+            before = first.setdefault((facts.split, facts.digest), row)
+            if before != row and _same_truth(survey.listing.entries[before], entry):
+                found[entry.name] = "with the image and the truth of another one"
     return found
 
 
-def copy_image(entry: Entry, listing: Listing, folder: Path, done: Counter[str]) -> None:
-    """The image file to its place, under the suffix of what it holds (JSON files name images: there it keeps its own)."""
-    suffix = real_suffix(entry.image) if listing.truth in ("mask", "voc") else entry.image.suffix
-    if suffix != entry.image.suffix:
-        done["images renamed to the format they hold"] += 1
-    _copy(entry.image, place(listing, entry.image, folder).with_suffix(suffix))
+def _same_truth(entry: Entry, other: Entry) -> bool:
+    if entry.record is not None and other.record is not None:
+        paths = [each.record.target for each in (entry, other) if each.record is not None]
+        return all(isinstance(path, Path) for path in paths) and paths[0].read_bytes() == paths[1].read_bytes()
+    if len(entry.masks) != len(other.masks):
+        return False
+    try:
+        masks = all(np.array_equal(read_mask(a), read_mask(b)) for a, b in zip(entry.masks, other.masks, strict=True))
+    except UserError:
+        return False
+    objects = [sorted((item.category, item.segmentation) for item in each.annotations) for each in (entry, other)]
+    segments = [sorted((item.id, item.category) for item in each.segments) for each in (entry, other)]
+    return masks and objects[0] == objects[1] and segments[0] == segments[1]
+
+
+def copy_image(entry: Entry, facts: Facts, listing: Listing, folder: Path, done: Counter[str]) -> None:
+    """The image file to its place, under the suffix of what it holds.
+
+    Where the truth has the size of the pixels as they are stored, it was drawn on those: the EXIF orientation is set to
+    upright, and no pixel is changed. (Turning the pixels would mean to encode them anew, and to turn polygons.)
+    """
+    suffix = real_suffix(entry.image)
+    if suffix.lower() != entry.image.suffix.lower():
+        done["[image|images] renamed to the format that [it holds|they hold]"] += 1
+    to = place(listing, entry.image, folder).with_suffix(suffix)
+    turned = any(problem.kind == "exif_rotation" for problem in facts.problems)
+    upright = without_orientation(entry.image.read_bytes()) if turned else None
+    if upright is None:
+        copy_file(entry.image, to)
+        return
+    done[
+        "[image whose EXIF orientation its|images whose EXIF orientation their] truth does not follow, set to upright"
+    ] += 1
+    write_bytes(to, upright)
 
 
 def place(listing: Listing, path: Path, folder: Path) -> Path:
@@ -116,25 +167,30 @@ def _fix_mask(survey: Survey, facts: Facts | None, path: Path, folder: Path, rul
     to, mask = place(survey.listing, path, folder), facts.masks[0] if facts and facts.masks else None
     labels = None if mask is None else _corrected(survey, mask, rule)
     if labels is None:
-        _copy(path, to)
+        copy_file(path, to)
         return
-    done[rule or "masks stored as RGB written with one channel"] += 1
+    done[rule or "[mask|masks] stored as RGB written with one channel"] += 1
     write_bytes(to.with_suffix(".png"), cv2.imencode(".png", labels)[1].tobytes())
 
 
 def _rule(survey: Survey) -> str:
     """What is done to all masks, as the words that tell it; "" for nothing."""
-    decision, findings = (
-        survey.decision,
-        {f.kind: f.severity for f in _found(survey, "shifted", "zero_255", "jpeg_masks")},
-    )
+    decision = survey.decision
+    findings = {
+        finding.kind: finding.severity
+        for finding in _found(survey, "shifted", "zero_255", "jpeg_masks", "ringing", "anti_aliased", "cut_to_8_bit")
+    }
     if findings.get("shifted") == "harmful":
-        return "masks whose labels count from 0 now"
+        return SHIFTED
+    if ("ringing" in findings or "anti_aliased" in findings) and _black_and_white(survey):
+        return CUT
+    if "cut_to_8_bit" in findings and stretch(survey):
+        return STRETCHED
     if not isinstance(decision, Decision) or decision.coding is None or survey.listing.classes.values:
         return ""
     if findings.get("zero_255") == "note":
-        return "masks with 1 in place of 255"
-    return "JPEG masks written as PNG of 0 and 1" if findings.get("jpeg_masks") == "doubtful" else ""
+        return "[mask|masks] with 1 in place of 255"
+    return "JPEG [mask|masks] written as PNG of 0 and 1" if findings.get("jpeg_masks") == "doubtful" else ""
 
 
 def _corrected(survey: Survey, mask: MaskFacts, rule: str) -> np.ndarray | None:
@@ -142,19 +198,45 @@ def _corrected(survey: Survey, mask: MaskFacts, rule: str) -> np.ndarray | None:
     if not rule:
         return read_mask(mask.path)[..., 0] if mask.three and not mask.coloured and mask.header.kind != "jpeg" else None
     raw = read_mask(mask.path)
-    if rule.startswith("masks whose labels"):
-        grey = raw[..., 0] if raw.ndim == 3 else raw
+    grey = raw[..., 0] if raw.ndim == 3 else raw
+    if rule == SHIFTED:
         return np.where(grey == IGNORE, IGNORE, grey - np.uint8(1)).astype(np.uint8)
+    if rule == CUT:
+        return (grey >= 128).astype(np.uint8)
+    if rule == STRETCHED:
+        return (grey // stretch(survey)).astype(np.uint8)
     decision = survey.decision
     assert isinstance(decision, Decision)
     return decision.coding(raw, mask.path) if decision.coding is not None else None
+
+
+def _black_and_white(survey: Survey) -> bool:
+    """Whether nearly all pixels of every mask are near 0 or 255, and no more than two classes are listed."""
+    masks, classes = survey.masks, survey.listing.classes
+    plain = all(mask.extremes >= LEAST_EXTREMES * mask.pixels and not mask.coloured for mask in masks)
+    return plain and len(classes.names) in (0, 2) and not classes.values and all(m.header.bits == 8 for m in masks)
+
+
+def stretch(survey: Survey) -> int:
+    """By what 8-bit labels were multiplied to fill 16 bits: 257 or 256 where that makes labels of the classes; else 0."""
+    names = survey.listing.classes.names
+    values = (
+        np.unique(np.concatenate([mask.values for mask in survey.masks])) if survey.masks else np.zeros(0, np.int64)
+    )
+    if not names or not all(mask.header.bits == 16 and not mask.coloured for mask in survey.masks):
+        return 0
+    for factor in (257, 256):
+        labels = values // factor
+        if not (values % factor).any() and ((labels < len(names)) | (labels == IGNORE)).all():
+            return factor
+    return 0
 
 
 def _copy_lists(listing: Listing, left_out: dict[str, str], folder: Path) -> None:
     """Class lists and the like beside the data; the lists of VOC without what is left out."""
     for path in sorted(listing.root.iterdir()):
         if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES and path.stat().st_size < 1 << 22:
-            _copy(path, folder / path.name)
+            copy_file(path, folder / path.name)
     names = {entry.name for entry in listing.entries} - set(left_out)
     for path in sorted(listing.root.glob("**/ImageSets/Segmentation/*.txt")) if listing.truth == "voc" else []:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -162,7 +244,8 @@ def _copy_lists(listing: Listing, left_out: dict[str, str], folder: Path) -> Non
         write_text(place(listing, path, folder), "".join(f"{line}\n" for line in kept))
 
 
-def _copy(path: Path, to: Path) -> None:
+def copy_file(path: Path, to: Path) -> None:
+    """`path` as it is, to `to`; atomic."""
     with atomic_path(to) as temporary:
         shutil.copyfile(path, temporary)
 
@@ -175,8 +258,6 @@ def _found(survey: Survey, *kinds: str) -> list[Finding]:
 
 def _not_corrected(result: "CheckResult", done: Counter[str]) -> tuple[str, ...]:
     solved = {*LEFT_OUT, *_NEEDS_NOTHING}
-    if any("count from 0" in what for what in done):
-        solved |= {"shifted"}
     solved |= {kind for kind in _SOLVED if any(_SOLVED[kind] in what for what in done)}
     left = [f"{finding.kind} ({finding.count:,})" for finding in result.findings if finding.severity != "note"]
     left = [item for item in left if item.rpartition(" (")[0] not in solved]
@@ -184,7 +265,10 @@ def _not_corrected(result: "CheckResult", done: Counter[str]) -> tuple[str, ...]
 
 
 _SOLVED = {
-    "jpeg_masks": "JPEG masks", "annotation_twice": "stand twice", "annotation_ids_repeat": "numbered anew",
+    "shifted": SHIFTED, "ringing": CUT, "anti_aliased": CUT, "cut_to_8_bit": STRETCHED, "zero_255": "in place of 255",
+    "exif_rotation": "EXIF orientation", "area_disagrees": "areas computed",
+    "duplicates": "with the image and the truth of another one",
+    "jpeg_masks": "written as PNG of 0 and 1", "annotation_twice": "twice left out", "annotation_ids_repeat": "numbered anew",
     "box_disagrees": "boxes computed", "no_area": "without a pixel", "polygon_points": "cannot be drawn",
     "polygon_outside": "cannot be drawn", "segmentation_unreadable": "cannot be drawn",
     "segmentation_missing": "cannot be drawn", "panoptic_disagrees": "segments",

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from nuriwake.core.files import write_json, write_text
 from nuriwake.core.id_maps import decode_ids
 from nuriwake.data.check.entry import Annotation, Entry
 from nuriwake.data.check.fixing import place
-from nuriwake.data.check.looking import Facts
-from nuriwake.data.check.looking_coco import read_mask_of
+from nuriwake.data.check.looking import Facts, real_suffix
+from nuriwake.data.check.looking_coco import area_fits, read_mask_of
 from nuriwake.data.check.survey import Survey
 from nuriwake.data.coco import stem
 from nuriwake.data.images import read_mask
@@ -34,6 +34,9 @@ def fix_json(survey: Survey, left_out: Mapping[str, str], folder: Path, done: Co
         owners = _owners(plain, entries, path)
         images = {key: item for key, item in ((item["id"], item) for item in plain["images"]) if key in owners}
         plain["images"] = list(images.values())
+        for item in plain["images"]:
+            # The copy lies under the suffix of what it holds.
+            item["file_name"] = str(PurePosixPath(item["file_name"]).with_suffix(real_suffix(owners[item["id"]].image)))
         if survey.listing.truth == "coco":
             _fix_objects(plain, owners, survey, done)
         else:
@@ -65,19 +68,19 @@ def _fix_objects(plain: dict[str, Any], owners: Mapping[Any, Entry], survey: Sur
     for item in plain["annotations"]:
         entry = owners.get(item.get("image_id"))
         if entry is None:
-            done["annotations of images that are not there left out"] += 1
+            done["[annotation|annotations] of images that are not there left out"] += 1
             continue
         segmentation = json.dumps(item.get("segmentation"))
         key = (item["image_id"], item.get("category_id"), segmentation)
         if key in written:
-            done["annotations that stand twice left out"] += 1
+            done["[annotation that stands|annotations that stand] twice left out"] += 1
             continue
         written.add(key)
         if _fix_object(item, segmentation, entry, done):
             kept.append(item)
     ids = [item.get("id") for item in kept]
     if len(set(ids)) < len(ids):
-        done["annotations numbered anew"] += len(ids)
+        done["[annotation|annotations] numbered anew"] += len(ids)
         for number, item in enumerate(kept, 1):
             item["id"] = number
     plain["annotations"] = kept
@@ -90,19 +93,23 @@ def _fix_object(item: dict[str, Any], segmentation: str, entry: Entry, done: Cou
     size = entry.stated
     mask = read_mask_of(annotation, entry, facts, size) if size else None
     if any(problem.kind in _UNDRAWN for problem in facts.problems):
-        done["annotations that cannot be drawn left out"] += 1
+        done["[annotation|annotations] that cannot be drawn left out"] += 1
         return False
     if mask is None:
         return True
     if int(mask.areas()[0]) == 0:
-        done["annotations without a pixel left out"] += 1
+        done["[annotation|annotations] without a pixel left out"] += 1
         return False
+    pixels = int(mask.areas()[0])
+    if isinstance(item.get("area"), int | float) and not area_fits(item["area"], pixels):
+        item["area"] = pixels
+        done["[area computed from its mask|areas computed from their masks]"] += 1
     left, top, right, bottom = mask.boxes()[0].tolist()
     new, box = [left, top, right - left, bottom - top], item.get("bbox")
     fits = isinstance(box, list) and len(box) == 4 and np.abs(np.subtract(box, new)).max() <= 3
     if not fits:
         item["bbox"] = new
-        done["boxes computed from their masks"] += 1
+        done["[box computed from its mask|boxes computed from their masks]"] += 1
     return True
 
 
@@ -130,12 +137,12 @@ def _fix_image(item: dict[str, Any], ids: np.ndarray, done: Counter[str]) -> Non
     if set(pixels) - {0} - {segment["id"] for segment in segments}:
         return  # what an id that is not listed means would have to be guessed
     there = [segment for segment in segments if segment["id"] in pixels]
-    done["segments without a pixel left out"] += len(segments) - len(there)
+    done["[segment|segments] without a pixel left out"] += len(segments) - len(there)
     for segment in there:
         if "area" in segment and segment["area"] != pixels[segment["id"]]:
             rows, columns = np.nonzero(ids == segment["id"])
             left, top = int(columns.min()), int(rows.min())
             segment["area"] = pixels[segment["id"]]
             segment["bbox"] = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-            done["areas of segments computed from the PNG"] += 1
+            done["[area of a segment|areas of segments] computed from the PNG"] += 1
     item["segments_info"] = there

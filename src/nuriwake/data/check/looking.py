@@ -169,8 +169,12 @@ def difference_hash(image: np.ndarray) -> tuple[np.ndarray, bool]:
 
     The difference hash of N. Krawetz ("Kind of like that", hackerfactor.com, 2013) on a finer grid.
     """
-    grey = image[..., :3].astype(np.float32).mean(axis=2) if image.shape[2] > 1 else image[..., 0].astype(np.float32)
-    small = cv2.resize(grey, (_GRID + 1, _GRID), interpolation=cv2.INTER_AREA)
+    colours = min(image.shape[2], 3)
+    grey = image[..., 0]
+    if colours > 1:  # OpenCV's sum is ten times as fast as NumPy's mean
+        weights = np.full((1, colours), 1 / colours, np.float32)
+        grey = cv2.transform(np.ascontiguousarray(image[..., :colours]), weights)
+    small = cv2.resize(grey.astype(np.float32), (_GRID + 1, _GRID), interpolation=cv2.INTER_AREA)
     steps = np.diff(small, axis=1)
     span = float(small.max() - small.min())
     flat = span == 0 or float((np.abs(steps) < 0.004 * span).mean()) > 0.4

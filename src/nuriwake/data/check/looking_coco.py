@@ -24,6 +24,7 @@ SAME = 0.9
 """Two masks of one image with this IoU are one object annotated twice."""
 
 _BOX_PIXELS, _BOX_SHARE = 3.0, 0.1  # by how much a box may miss its mask: tools round, and some add a pixel
+_AREA_RIM, _AREA_SHARE = 6.0, 0.2  # a rim of one pixel and a half around a square; slim shapes have more
 _OUTSIDE = 2.0  # pixels beyond the image that rounding explains
 
 
@@ -59,6 +60,9 @@ def look(entry: Entry, facts: Facts) -> None:
                 facts.tell("no_area", who, "no pixel lies inside")
         else:
             _compare_box(annotation, boxes[n], entry, facts)
+            if annotation.area is not None and not area_fits(annotation.area, int(areas[n])):
+                text = f"area {annotation.area:g}, the mask has {int(areas[n]):,} pixels"
+                facts.tell("area_disagrees", _who(entry, annotation), text)
     keep = np.array([not annotation.crowd for annotation in good]) & (areas > 0)
     facts.objects = np.array([(good[n].category, areas[n]) for n in np.flatnonzero(keep)], np.float32).reshape(-1, 2)
     _compare_pairs(good, masks, boxes, entry, facts)
@@ -77,7 +81,9 @@ def look_panoptic(entry: Entry, facts: Facts, known: Sequence[int]) -> None:
         return
     ids = decode_ids(raw)
     if facts.header is not None and ids.shape != facts.header.size:
-        facts.tell("size_differs", png, f"{ids.shape[0]}x{ids.shape[1]}, but the image is {_size(facts.header.size)}")
+        turned = facts.header.orientation >= 5 and ids.shape == facts.header.size[::-1]
+        text = f"{ids.shape[0]}x{ids.shape[1]}, but the image is {_size(facts.header.size)} (height x width)"
+        facts.tell("exif_rotation" if turned else "size_differs", png, text)
     for segment in entry.segments:
         if segment.category not in known:
             facts.tell("category_unknown", png, f"segment {segment.id} has the category {segment.category}")
@@ -152,6 +158,11 @@ def _look_at_polygons(item: list[Any], who: str, facts: Facts, size: Size) -> bo
     if crossed:
         facts.tell("polygon_crosses", who, "a polygon crosses itself")
     return True
+
+
+def area_fits(stated: float, pixels: int) -> bool:
+    """Whether `stated` may be the area of a mask of so many `pixels`: an outline's area and its pixels differ by its rim."""
+    return abs(stated - pixels) <= max(_AREA_RIM * pixels**0.5, _AREA_SHARE * pixels)
 
 
 def _compare_box(annotation: Annotation, box: np.ndarray, entry: Entry, facts: Facts) -> None:

@@ -144,7 +144,10 @@ def _parts(raw: np.ndarray, seen: MaskFacts) -> np.ndarray:
         return np.stack([values, counts], axis=1)[:_MOST_OBJECTS].astype(np.float32)
     rows: list[np.ndarray] = []
     for value in values.tolist():
-        areas = cv2.connectedComponentsWithStats((raw == value).astype(np.uint8), connectivity=8)[2][1:, 4]
+        there = (raw == value).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(there)
+        part = np.ascontiguousarray(there[top : top + height, left : left + width])
+        areas = cv2.connectedComponentsWithStats(part, connectivity=8)[2][1:, 4]
         rows.append(np.stack([np.full(len(areas), value), areas], axis=1))
     joined = np.concatenate(rows) if rows else np.zeros((0, 2))
     return joined[:_MOST_OBJECTS].astype(np.float32)

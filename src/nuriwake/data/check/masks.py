@@ -12,12 +12,12 @@ from nuriwake.data.deciding import LEAST_EXTREMES, Decision
 from nuriwake.data.observing import unpack
 
 size_differs = told(
-    "size_differs", "harmful", what="{count} images and their truth differ in size.",
+    "size_differs", "harmful", what="{count} [image and its truth differ|images and their truth differ] in size.",
     why="Every pixel of the truth lies on the wrong pixel of the image.",
     remedy="Export the masks at the size of the images, or find out which of the two was resized or turned.",
 )  # fmt: skip
 objects_disagree = told(
-    "objects_disagree", "harmful", what="{count} masks of objects do not fit the mask of classes beside them.",
+    "objects_disagree", "harmful", what="{count} [mask of objects does|masks of objects do] not fit the mask of classes beside [it|them].",
     why="An object needs exactly one class.",
     remedy="Export SegmentationClass/ and SegmentationObject/ from the same annotations, or take SegmentationObject/ away.",
 )  # fmt: skip
@@ -33,7 +33,7 @@ def zero_255(survey: Survey) -> Finding | None:
     lost = len(classes.names) > 2 or IGNORE in (classes.ignore or ()) or (survey.listing.truth == "voc")
     return of_masks(
         "zero_255", "harmful" if lost else "note", found,
-        what=f"{len(found):,} masks hold 0 and 255 and nothing else.",
+        what=f"{len(found):,} [mask holds|masks hold] 0 and 255 and nothing else.",
         why="255 means 'ignore' here, so that only background is left to learn: IoU 0."
         if lost else "They are read as background and foreground; tools that expect 0 and 1, or ignore 255, see no foreground.",
         remedy="Write 1 in place of 255 (--fix does where there are two classes), or say what 255 is in the field 'values' of a "
@@ -60,7 +60,7 @@ def rgb_colours(survey: Survey) -> Finding | None:
     unnamed = not survey.listing.classes.colours
     return of_masks(
         "rgb_colours", "harmful", found,
-        what=f"{len(found):,} masks are RGB pictures with {len(counts):,} colours ({colours}).",
+        what=f"{len(found):,} [mask is an RGB picture|masks are RGB pictures] with {len(counts):,} colours ({colours}).",
         why="A class is a number; " + ("which colour is which class is said nowhere." if unnamed else "some stand for no class."),
         remedy='Say it in classes.json: {"classes": ["road", ...], "colours": {"road": [128, 64, 128], ...}}, or export label '
         "masks (8-bit, one channel).",
@@ -76,7 +76,7 @@ def jpeg(survey: Survey) -> Finding | None:
     plain = sum(mask.extremes for mask in masks) >= LEAST_EXTREMES * sum(mask.pixels for mask in masks)
     return of_masks(
         "jpeg_masks", "doubtful" if plain else "harmful", found,
-        what=f"{len(found):,} masks are JPEG, with up to {max(len(mask.values) for mask in masks)} values.",
+        what=f"{len(found):,} [mask is|masks are] JPEG, with up to {max(len(mask.values) for mask in masks)} values.",
         why="JPEG changes values around every edge (ringing), so that a label becomes another label."
         + (" These are black and white and are read with a threshold of 128." if plain else ""),
         remedy="Export them as PNG" + ("; --fix writes them with the threshold." if plain else
@@ -94,7 +94,7 @@ def ringing(survey: Survey) -> Finding | None:
         return None
     return of_masks(
         "ringing", "harmful", found,
-        what=f"{len(found):,} masks hold values scattered around a few, as JPEG leaves them.",
+        what=f"{len(found):,} [mask holds|masks hold] values scattered around a few, as JPEG leaves them.",
         why="They were JPEG once: a label became other labels around every edge.",
         remedy="Export them again as PNG from the annotations; for black and white masks write 'threshold: 128' in a YAML "
         "description.",
@@ -109,7 +109,7 @@ def anti_aliased(survey: Survey) -> Finding | None:
     values = max(len(_values(facts)) for facts in found)
     return of_masks(
         "anti_aliased", "harmful", found,
-        what=f"{len(found):,} masks have smoothed edges, up to {values} values in one mask.",
+        what=f"{len(found):,} [mask has|masks have] smoothed edges, up to {values} values in one mask.",
         why="Between class 0 and class 8 the edge passes through 1 to 7: every object gets a rim of other classes.",
         remedy="Draw and resize masks with nearest neighbour and without anti-aliasing; for two classes write 'threshold: 128' "
         "in a YAML description.",
@@ -136,7 +136,7 @@ def beyond_classes(survey: Survey) -> Finding | None:
     values = sorted({value for facts in found for value in _values(facts)} - known)
     return of_masks(
         "beyond_classes", "harmful", found,
-        what=f"{len(found):,} masks hold values beyond the {len(names)} classes of {classes.source}: {_few(values)}.",
+        what=f"{len(found):,} [mask holds|masks hold] values beyond the {len(names)} classes of {classes.source}: {_few(values)}.",
         why="They belong to no class; other tools crash on the GPU or train on another class.",
         remedy="Correct the masks or complete the class list, or say what the values mean in the fields 'values' and 'ignore' of "
         "a YAML description.",
@@ -177,7 +177,7 @@ def all_background(survey: Survey) -> Finding | None:
     if not found:
         return None
     every, most = len(found) == len(known), len(found) > len(known) / 2
-    what = "have no object" if objects else "are all background"
+    what = "[has|have] no object" if objects else "[is|are] all background"
     return of_masks(
         "all_background", "harmful" if every else "doubtful" if most else "note", found,
         what=f"{len(found):,} of {len(known):,} {'images' if objects else 'masks'} {what}.",
@@ -196,7 +196,7 @@ def all_ignore(survey: Survey) -> Finding | None:
         return None
     return of_masks(
         "all_ignore", "harmful" if len(found) > len(known) / 2 else "doubtful", found,
-        what=f"{len(found):,} of {len(known):,} masks are ignore everywhere.",
+        what=f"{len(found):,} of {len(known):,} masks [is|are] ignore everywhere.",
         why="No pixel of them counts: they cost time, and batches of them alone have no loss.",
         remedy="Look at the masks: does the foreground have the value 255? Then say so in the field 'values'; else take them out.",
     )  # fmt: skip
@@ -234,7 +234,7 @@ def cut_to_8_bit(survey: Survey) -> Finding | None:
     if stretched and not all(set(_values(facts)) <= {0, 65535} for facts in stretched):
         return of_masks(
             "cut_to_8_bit", "harmful", stretched,
-            what=f"{len(stretched):,} masks are 16 bit, with values that are all multiples of 256 or 257.",
+            what=f"{len(stretched):,} [mask is|masks are] 16 bit, with values that are all multiples of 256 or 257.",
             why="8-bit labels were stretched to 16 bits: label 1 is 257 or 256 now.",
             remedy="Divide by 257 (or 256), or export 8-bit masks.",
         )  # fmt: skip
@@ -258,7 +258,7 @@ def cut_to_8_bit(survey: Survey) -> Finding | None:
         return None
     return of_masks(
         "cut_to_8_bit", "harmful" if full else "doubtful", full or mixed,
-        what=f"{len(full or mixed):,} masks are 8 bit "
+        what=f"{len(full or mixed):,} [mask is|masks are] 8 bit "
         + ("and use (nearly) every value up to 255." if full else f"where others are 16 bit with ids up to {highest:,}."),
         why="8 bits number 255 objects: the 256th becomes background, or two objects share a number.",
         remedy="Export the masks again as 16-bit PNG or TIFF.",
@@ -300,7 +300,7 @@ def layers(survey: Survey) -> Finding | None:
         return None
     return of_masks(
         "layers", "harmful", found,
-        what=f"{len(found):,} images have masks of one class that hold more than 0, 1 and 255.",
+        what=f"{len(found):,} [image has|images have] masks of one class that hold more than 0, 1 and 255.",
         why="A mask of one class says yes or no.",
         remedy="Write 0 and 255, or 0 and 1 with 255 for ignore.",
     )  # fmt: skip

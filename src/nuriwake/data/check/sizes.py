@@ -31,7 +31,7 @@ def small_objects(survey: Survey) -> Finding | None:
         f"Models predict on a grid of {STRIDE // 2} to {STRIDE} pixels: an object of less than {STRIDE // 2} x {STRIDE // 2} "
         "pixels has hardly a cell of its own. Specks are often slips of the brush.",
         "Enlarge the images or take a larger crop scale if these objects matter; remove specks if they are none.",
-        what=f"{small:,} of {len(areas):,} objects or regions are smaller than {STRIDE // 2} x {STRIDE // 2} pixels.",
+        what=f"{small:,} of {len(areas):,} objects or regions [is|are] smaller than {STRIDE // 2} x {STRIDE // 2} pixels.",
         samples=tuple(facts.name for facts in found[:10]),
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ def large_objects(survey: Survey) -> Finding | None:
         "large_objects", "note", large, some([facts.image for facts in found]),
         f"Training looks at crops of about {CROP} pixels: these objects are never seen whole.",
         "Resize the images so that most objects fit into a crop.",
-        what=f"{large:,} of {len(survey.objects):,} objects are larger than {2 * CROP} x {2 * CROP} pixels.",
+        what=f"{large:,} of {len(survey.objects):,} objects [is|are] larger than {2 * CROP} x {2 * CROP} pixels.",
         samples=tuple(facts.name for facts in found[:10]),
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def grey_among_colour(survey: Survey) -> Finding | None:
         "grey_among_colour", "note", len(grey), some([facts.image for facts in grey]),
         "They are read as RGB of equal channels; a model that relies on colour does worse on them.",
         "Nothing is needed if such images will also come later.",
-        what=f"{len(grey):,} of {len(images):,} images are grey.", samples=tuple(facts.name for facts in grey[:10]),
+        what=f"{len(grey):,} of {len(images):,} images [is|are] grey.", samples=tuple(facts.name for facts in grey[:10]),
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def same_image(survey: Survey) -> Finding | None:
         "same_image", "harmful", len(pairs), some([f"{a.image} is {b.image}" for a, b in pairs]),
         "What is trained on is validated on: scores are better than the model is.",
         "Take each of them out of one split; --fix takes them out of train.",
-        what=f"{len(pairs):,} images are in two splits.", samples=_names(pairs),
+        what=f"{len(pairs):,} [image is|images are] in two splits.", samples=_names(pairs),
     )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def duplicates(survey: Survey) -> Finding | None:
     return Finding(
         "duplicates", "doubtful", len(pairs), some([f"{a.image} is {b.image}" for a, b in pairs]),
         "They count twice, and where their annotations differ they contradict each other.",
-        "Keep one of each.", what=f"{len(pairs):,} images stand twice in one split.", samples=_names(pairs),
+        "Keep one of each.", what=f"{len(pairs):,} [image stands|images stand] twice in one split.", samples=_names(pairs),
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def similar_image(survey: Survey) -> Finding | None:
         "Neighbouring frames, copies at another size or quality: what is validated on was seen in training, and scores are "
         "better than the model is.",
         "Split by scene, patient or day, not by image.",
-        what=f"{len(pairs):,} images of val or test are nearly the same as one of train.", samples=_names(pairs),
+        what=f"{len(pairs):,} [image of val or test is|images of val or test are] nearly the same as one of train.", samples=_names(pairs),
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def same_name(survey: Survey) -> Finding | None:
         "same_name", "note", len(found), some([f"{a.image} and {b.image}" for a, b in pairs]),
         "Usually counting began anew in each split; sometimes one picture was edited and is in both.",
         "Look at a few pairs; rename one of each if files are ever put together.",
-        what=f"{len(found):,} file names are in two splits, with different pictures.",
+        what=f"{len(found):,} file [name is|names are] in two splits, with different pictures.",
         samples=tuple(f.name for pair in pairs for f in pair)[:10],
     )  # fmt: skip
 
