@@ -43,7 +43,9 @@ class PrecisionTables(NamedTuple):
 
     def figures(self) -> np.ndarray:
         """float64 (12,): the `FIGURES`, means over the classes that have objects; nan where none has."""
-        return _figures(self.precision, self.recall)
+        out = np.empty(len(FIGURES), np.float64)
+        _figures(self.precision, self.recall, out)
+        return out
 
 
 def precision_tables(
@@ -60,7 +62,16 @@ def precision_tables(
         true, false: int64 (D,), bits as `matching.match` gives them.
         objects: int64 (K, 4), objects that count, per class and area range.
     """
-    return PrecisionTables(*_tables(labels, ranks, true, false, objects, LIMITS, RECALLS))
+    return PrecisionTables(*_tables(labels, ranks, true, false, objects))
+
+
+@njit(cache=True, nogil=True)
+def write_figures(
+    labels: np.ndarray, ranks: np.ndarray, true: np.ndarray, false: np.ndarray, objects: np.ndarray, out: np.ndarray
+) -> None:
+    """Writes `precision_tables(..).figures()` to `out` (12,) float64: what is asked of every single image, for kernels to call."""
+    _, precision, recall = _tables(labels, ranks, true, false, objects)
+    _figures(precision, recall, out)
 
 
 @njit(cache=True, nogil=True)
@@ -70,8 +81,6 @@ def _tables(
     true: np.ndarray,
     false: np.ndarray,
     objects: np.ndarray,
-    limits: np.ndarray,
-    recalls: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     classes = np.flatnonzero(objects[:, 0])
     first, order = _by_class(labels, objects.shape[0])
@@ -101,8 +110,8 @@ def _tables(
                     for column in columns:
                         recall[row, column, threshold] = recall[row, column, threshold - 1]
                     continue
-                found = _curve(right, wrong, places, kept, threshold, limits, curve, reached)
-                precision[row, span, threshold] = _area(curve, found, count, recalls)
+                found = _curve(right, wrong, places, kept, threshold, curve, reached)
+                precision[row, span, threshold] = _area(curve, found, count)
                 for column in columns:
                     recall[row, column, threshold] = reached[min(column, 2)] / count
     return classes, precision, recall
@@ -130,7 +139,6 @@ def _curve(
     places: np.ndarray,
     count: int,
     bit: int,
-    limits: np.ndarray,
     curve: np.ndarray,
     reached: np.ndarray,
 ) -> int:
@@ -142,34 +150,45 @@ def _curve(
             hits += 1
             curve[hits - 1] = hits / (hits + misses)
             for column in range(3):
-                reached[column] += places[d] < limits[column]
+                reached[column] += places[d] < LIMITS[column]
         else:
             misses += wrong[d] >> bit & 1
     return hits
 
 
 @njit(cache=True, nogil=True)
-def _area(curve: np.ndarray, found: int, objects: int, recalls: np.ndarray) -> float:
-    """The mean over `recalls` of the highest precision at that recall or more."""
-    total, highest, reach = 0.0, 0.0, found + 1
-    for index in range(recalls.size - 1, -1, -1):
-        while reach > 1 and (reach - 1) / objects >= recalls[index]:
-            reach -= 1
-            highest = max(highest, curve[reach - 1])
-        total += highest
-    return total / recalls.size
+def _area(curve: np.ndarray, found: int, objects: int) -> float:
+    """The mean over `RECALLS` of the highest precision at that recall or more."""
+    total, highest, above = 0.0, 0.0, _reached(found, objects)
+    for hits in range(found, 0, -1):
+        highest = max(highest, curve[hits - 1])
+        below = _reached(hits - 1, objects) if hits > 1 else 0
+        total += highest * (above - below)
+        above = below
+    return total / RECALLS.size
 
 
 @njit(cache=True, nogil=True)
-def _figures(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    out = np.empty(12, np.float64)
+def _reached(hits: int, objects: int) -> int:
+    """How many of `RECALLS`, which are evenly spaced, the recall `hits / objects` reaches."""
+    recall = hits / objects
+    count = hits * (RECALLS.size - 1) // objects + 1
+    # One off at most: the recalls and the quotient are rounded.
+    if count < RECALLS.size and RECALLS[count] <= recall:
+        count += 1
+    elif RECALLS[count - 1] > recall:
+        count -= 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _figures(precision: np.ndarray, recall: np.ndarray, out: np.ndarray) -> None:
     out[0] = _mean(precision[:, 0, :])
     out[1], out[2] = _mean(precision[:, 0, 0:1]), _mean(precision[:, 0, 5:6])
     for column in range(3):
         out[3 + column] = _mean(precision[:, 1 + column, :])
     for column in range(6):
         out[6 + column] = _mean(recall[:, column, :])
-    return out
 
 
 @njit(cache=True, nogil=True)

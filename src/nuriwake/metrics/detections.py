@@ -6,7 +6,7 @@ import numpy as np
 
 from nuriwake.metrics.metric import Counts
 
-_BASE = {"scores": np.float32, "labels": np.int32, "images": np.int64, "ranks": np.uint8}
+_BASE = {"scores": "f4", "labels": "i4", "images": "i8", "ranks": "u1"}
 
 
 class Detections:
@@ -18,13 +18,14 @@ class Detections:
 
     def __init__(self, kinds: Sequence[str]) -> None:
         bits = (f"{kind}_{what}" for kind in kinds for what in ("true", "false"))
-        self.types: dict[str, type[np.generic]] = {**_BASE, **dict.fromkeys(bits, np.int64)}
+        self.types = {name: np.dtype(kind) for name, kind in (_BASE | dict.fromkeys(bits, "i8")).items()}
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self.types}
 
     def add(self, rows: Counts) -> None:
         """Append `rows`: arrays (D,) under the names of the columns."""
         for name, kind in self.types.items():
-            self._parts[name].append(rows[name].astype(kind, copy=False))
+            row = rows[name]
+            self._parts[name].append(row if row.dtype == kind else row.astype(kind))
 
     def columns(self) -> dict[str, np.ndarray]:
         """All rows."""
@@ -36,7 +37,7 @@ class Detections:
     def by_score(self) -> dict[str, np.ndarray]:
         """All rows by falling score; equal scores keep the order of the table."""
         columns = self.columns()
-        order = np.argsort(-columns["scores"], kind="stable")
+        order = _falling(columns["scores"])
         return {name: column[order] for name, column in columns.items()}
 
     def load_interleaved(self, states: Sequence[Counts], images: Sequence[int]) -> None:
@@ -60,3 +61,13 @@ def _turns(images: np.ndarray, index: int, counts: Sequence[int]) -> np.ndarray:
     for other, count in enumerate(counts):
         before += np.minimum(images + (other < index), count)
     return before
+
+
+def _falling(scores: np.ndarray) -> np.ndarray:
+    """The order of `scores` (D,) float32, none negative, from the highest to the lowest; equal ones keep theirs.
+
+    Such numbers are ordered as their bits are, and NumPy sorts 16 bits at a time by counting, several times as fast as floats.
+    """
+    bits = ~(scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
+    order = np.argsort(bits.astype(np.uint16), kind="stable")
+    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]

@@ -10,7 +10,7 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.metrics.average_precision import FIGURES, PrecisionTables, precision_tables
 from nuriwake.metrics.detections import Detections
 from nuriwake.metrics.mask_boundary import boundary_pairs
-from nuriwake.metrics.matching import THRESHOLDS, counted, match
+from nuriwake.metrics.matching import LOWEST, counted, match
 from nuriwake.metrics.metric import Counts, MetricReport, MetricSettings, Spacing, without_nan
 from nuriwake.metrics.overlap import Pairs, box_pairs, mask_pairs
 
@@ -43,6 +43,7 @@ class InstanceMetric:
     def __init__(self, space: LabelSpace, *, kinds: Sequence[str] = ("mask", "box")) -> None:
         self.space = space
         self.kinds = tuple(kinds)
+        self._names = {kind: tuple(f"{kind}_{figure}" for figure in FIGURES) for kind in kinds}
         self._detections = Detections(kinds)
         self._objects = np.zeros((len(space), 4), np.int64)
         # Images, and detections beyond the limit.
@@ -62,19 +63,26 @@ class InstanceMetric:
         _check(prediction, target, self.space)
         scores = np.ones(len(prediction), np.float32) if prediction.scores is None else prediction.scores
         part = counted(scores, prediction.labels, target.labels, target.areas, target.crowd, len(self.space))
-        images = np.full(len(part.chosen), self._seen[0], np.int64)
+        images = np.empty(len(part.chosen), np.int64)
+        images.fill(self._seen[0])
+        out: dict[str, float] = {}
         rows = {"scores": part.scores, "labels": part.labels, "images": images, "ranks": part.ranks}
         for kind in self.kinds:
-            pairs = KINDS[kind](prediction, target, part.chosen, float(THRESHOLDS[0]))
-            rows[f"{kind}_true"], rows[f"{kind}_false"] = match(pairs, part.ignored, target.crowd)
+            pairs = KINDS[kind](prediction, target, part.chosen, LOWEST)
+            rows[f"{kind}_true"], rows[f"{kind}_false"], values = match(pairs, part, target.crowd)
+            out |= zip(self._names[kind], values.tolist(), strict=True)
         self._detections.add(rows)
         self._objects += part.objects
-        self._seen += 1, len(scores) - len(part.chosen)
-        return _headline({kind: _tables(rows, kind, part.objects) for kind in self.kinds})
+        self._seen[0] += 1
+        self._seen[1] += len(scores) - len(part.chosen)
+        return out
 
     def compute(self) -> dict[str, float]:
         """`<kind>_<figure>`: the twelve of each kind; nan where no object counts."""
-        return _headline(self.tables())
+        out: dict[str, float] = {}
+        for kind, tables in self.tables().items():
+            out |= zip(self._names[kind], tables.figures().tolist(), strict=True)
+        return out
 
     def tables(self) -> dict[str, PrecisionTables]:
         """Kind -> average precision and recall per class, area range and threshold."""
@@ -151,14 +159,6 @@ def instance_metric_names(space: LabelSpace) -> tuple[str, ...]:
 
 def _tables(rows: Counts, kind: str, objects: np.ndarray) -> PrecisionTables:
     return precision_tables(rows["labels"], rows["ranks"], rows[f"{kind}_true"], rows[f"{kind}_false"], objects)
-
-
-def _headline(tables: dict[str, PrecisionTables]) -> dict[str, float]:
-    return {
-        f"{kind}_{name}": value
-        for kind, table in tables.items()
-        for name, value in zip(FIGURES, table.figures().tolist(), strict=True)
-    }
 
 
 def _count(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from nuriwake.metrics.average_precision import FIGURES, write_figures
 from nuriwake.metrics.overlap import Pairs
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU from which a detection may match."""
+
+LOWEST = float(THRESHOLDS[0])
+"""Pairs below it matter to none."""
 
 AREAS = np.array([[0, 1e10], [0, 32.0**2], [32.0**2, 96.0**2], [96.0**2, 1e10]])
 """Ranges of the stated area of an object, ends included: all, small, medium, large."""
@@ -61,8 +65,15 @@ def counted(
         labels: int32 (M,), 0..classes-1.
         target_labels, areas, crowd: int32, float64, bool (N,) of the objects.
     """
-    order = np.argsort(-scores, kind="stable")
-    return Counted(*_counted(order, scores, labels, target_labels, areas, crowd, classes, AREAS, LIMIT))
+    order, count = (-scores).argsort(kind="stable"), len(scores)
+    # Arrays are made here: one that a kernel returns costs several times as much, and every image needs these.
+    chosen, ranks = np.empty(count, np.int64), np.empty(count, np.uint8)
+    rows = np.empty(count, np.float32), np.empty(count, np.int32)
+    ignored, objects = np.empty(len(areas), np.int64), np.zeros((classes, 4), np.int64)
+    found = _counted(order, scores, labels, target_labels, areas, crowd, chosen, ranks, *rows, ignored, objects)
+    if found == count:
+        return Counted(chosen, *rows, ranks, ignored, objects)
+    return Counted(chosen[:found], rows[0][:found], rows[1][:found], ranks[:found], ignored, objects)
 
 
 @njit(cache=True, nogil=True)
@@ -73,45 +84,67 @@ def _counted(
     target_labels: np.ndarray,
     areas: np.ndarray,
     crowd: np.ndarray,
-    classes: int,
-    ranges: np.ndarray,
-    limit: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    seen = np.zeros(classes, np.int64)
-    chosen, ranks = np.empty(order.size, np.int64), np.empty(order.size, np.uint8)
-    found = 0
+    chosen: np.ndarray,
+    ranks: np.ndarray,
+    chosen_scores: np.ndarray,
+    chosen_labels: np.ndarray,
+    ignored: np.ndarray,
+    objects: np.ndarray,
+) -> int:
+    """Writes what `Counted` has and returns how many detections count; `objects` holds zeros."""
+    seen, found = np.zeros(objects.shape[0], np.int64), 0
     for index in order:
         label = labels[index]
-        if seen[label] < limit:
+        if seen[label] < LIMIT:
             chosen[found], ranks[found] = index, seen[label]
+            chosen_scores[found], chosen_labels[found] = scores[index], label
             found += 1
         seen[label] += 1
-    chosen = chosen[:found]
-    ignored, objects = np.empty(areas.size, np.int64), np.zeros((classes, 4), np.int64)
     for g in range(areas.size):
-        ignored[g] = _ALL if crowd[g] else _outside(areas[g], ranges)
+        ignored[g] = _ALL if crowd[g] else _outside(areas[g])
         for span in range(4):
             objects[target_labels[g], span] += 1 - (ignored[g] >> (span * 10) & 1)
-    return chosen, scores[chosen], labels[chosen], ranks[:found], ignored, objects
+    return found
 
 
-def match(pairs: Pairs, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(true, false): int64 (D,) each, the bits of what a detection is; neither where it does not count.
+def match(pairs: Pairs, part: Counted, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(true, false, figures): int64 (D,) twice, the bits of what a detection is, neither where it does not count; and the image's `FIGURES`.
 
     Args:
-        pairs: of an IoU of at least the lowest threshold.
-        ignored: int64 (N,), the bits under which an object does not count: as `Counted` has them.
-        crowd: bool (N,).
+        pairs: of the detections of `part`, of an IoU of at least the lowest threshold.
+        crowd: bool (N,) of the objects.
     """
-    return _match(*pairs, ignored, crowd, AREAS, THRESHOLDS)
+    count = len(part.chosen)
+    true, false, figures = np.zeros(count, np.int64), np.empty(count, np.int64), np.empty(len(FIGURES), np.float64)
+    _judge(*pairs, part.ignored, crowd, part.labels, part.ranks, part.objects, true, false, figures)
+    return true, false, figures
 
 
 @njit(cache=True, nogil=True)
-def _outside(area: float, ranges: np.ndarray) -> Any:
+def _judge(
+    first: np.ndarray,
+    truth: np.ndarray,
+    iou: np.ndarray,
+    areas: np.ndarray,
+    ignored: np.ndarray,
+    crowd: np.ndarray,
+    labels: np.ndarray,
+    ranks: np.ndarray,
+    objects: np.ndarray,
+    true: np.ndarray,
+    false: np.ndarray,
+    figures: np.ndarray,
+) -> None:
+    _match(first, truth, iou, areas, ignored, crowd, true, false)
+    write_figures(labels, ranks, true, false, objects, figures)
+
+
+@njit(cache=True, nogil=True)
+def _outside(area: float) -> Any:
     """The bits of the ranges that do not hold `area`."""
     bits = np.int64(0)
     for span in range(4):
-        if area < ranges[span, 0] or area > ranges[span, 1]:
+        if area < AREAS[span, 0] or area > AREAS[span, 1]:
             bits |= np.int64(1023) << np.int64(span * 10)
     return bits
 
@@ -124,13 +157,11 @@ def _match(
     areas: np.ndarray,
     ignored: np.ndarray,
     crowd: np.ndarray,
-    ranges: np.ndarray,
-    thresholds: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    count = areas.size
-    true, false = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    true: np.ndarray,
+    false: np.ndarray,
+) -> None:
     taken = np.zeros(ignored.size, np.int64)
-    for d in range(count):
+    for d in range(areas.size):
         _prefer(truth, iou, first[d], first[d + 1])
         open_bits = np.int64(_ALL)
         # All choices of one detection at once: a bit that finds its object leaves `open_bits`.
@@ -139,20 +170,19 @@ def _match(
                 g = truth[pair]
                 wanted = ~ignored[g] if counting else ignored[g]
                 free = np.int64(_ALL) if crowd[g] else ~taken[g]
-                bits = open_bits & wanted & free & _reached(iou[pair], thresholds)
+                bits = open_bits & wanted & free & _reached(iou[pair])
                 taken[g] |= bits
                 open_bits &= ~bits
                 if counting:
                     true[d] |= bits
-        false[d] = open_bits & ~_outside(areas[d], ranges)
-    return true, false
+        false[d] = open_bits & ~_outside(areas[d])
 
 
 @njit(cache=True, nogil=True)
-def _reached(iou: float, thresholds: np.ndarray) -> Any:
+def _reached(iou: float) -> Any:
     """The bits of the thresholds that `iou` reaches."""
     count = np.int64(0)
-    while count < thresholds.size and iou >= thresholds[count]:
+    while count < THRESHOLDS.size and iou >= THRESHOLDS[count]:
         count += 1
     return ((np.int64(1) << count) - 1) * np.int64(_REPEAT)
 

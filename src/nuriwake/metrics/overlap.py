@@ -56,7 +56,10 @@ def mask_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, low
 def box_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
     """The pairs of boxes, else as `mask_pairs`. The area is that of the box."""
     arrays = prediction.boxes, prediction.labels, chosen, target.boxes, target.labels, target.crowd
-    return Pairs(*_box_pairs(*arrays, lowest))
+    # Made here: an array that a kernel returns costs several times as much.
+    first, areas = np.empty(len(chosen) + 1, np.int64), np.empty(len(chosen), np.float64)
+    truth, iou = _box_pairs(*arrays, lowest, first, areas)
+    return Pairs(first, truth, iou, areas)
 
 
 @njit(cache=True, nogil=True)
@@ -117,8 +120,10 @@ def _box_pairs(
     truth_labels: np.ndarray,
     crowd: np.ndarray,
     lowest: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    first, areas = np.zeros(chosen.size + 1, np.int64), np.zeros(chosen.size, np.float64)
+    first: np.ndarray,
+    areas: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    first[0] = 0
     truth, iou = np.empty(max(16, chosen.size), np.int64), np.empty(max(16, chosen.size), np.float64)
     found = 0
     for d in range(chosen.size):
@@ -144,7 +149,7 @@ def _box_pairs(
                 truth[found], iou[found] = g, value
                 found += 1
         first[d + 1] = found
-    return first, truth[:found], iou[:found], areas
+    return truth[:found], iou[:found]
 
 
 @njit(cache=True, nogil=True)
