@@ -87,6 +87,10 @@ class SegmentJoiner:
             _paint(ids, objects)
         numbers = np.arange(1, count + 1 + len(self._space), dtype=np.int32)
         kept = np.flatnonzero(id_areas(ids, numbers)[0])
+        names = np.zeros(len(numbers) + 1, np.int32)
+        names[numbers[kept]] = np.arange(1, len(kept) + 1)
+        for row in ids:  # row by row: a second map would be the largest thing in memory
+            row[:] = names[row]
         means = self._sums / np.maximum(self._pixels, 1)
         labels, scores = np.arange(len(self._space), dtype=np.int32), means
         if objects is not None:
@@ -95,7 +99,7 @@ class SegmentJoiner:
             scores = np.concatenate([given, means])
         return Panoptic(
             ids,
-            numbers[kept],
+            np.arange(1, len(kept) + 1, dtype=np.int32),
             labels[kept],
             self._space,
             scores=scores[kept].astype(np.float32).clip(0, 1) if self._scored else None,
