@@ -391,7 +391,7 @@ def _run(truth: Truth, name: str, count: int) -> None:
         except BaseException as error:
             error.add_note(f"case {case} of {name}, seed {SEED}: {path.name} after '{kind}', {len(data)} bytes")
             raise
-    assert outcomes["refused"] > 0
+    assert count < 20 or outcomes["refused"] > 0, outcomes
 
 
 @pytest.mark.parametrize("name", REAL)
