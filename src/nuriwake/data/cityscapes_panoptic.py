@@ -16,6 +16,7 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import write_bytes, write_text
 from nuriwake.core.id_maps import encode_ids
+from nuriwake.core.runs import RunMasks
 from nuriwake.data.assembly import split_name
 from nuriwake.data.cityscapes_classes import CLASSES, SPACE
 from nuriwake.data.coco_files import Category
@@ -159,20 +160,20 @@ class PanopticSplit:
 
 
 def _segments(ids: np.ndarray) -> list[dict[str, Any]]:
-    """One per id on the map; an id below 1000 is a label id, which stands for a group where it is a thing's."""
+    """One per id on the map (H, W) int32; an id below 1000 is a label id, which stands for a group where it is a thing's."""
     things = {item.label_id for item in CLASSES if item.thing}
+    numbers = np.unique(ids[ids > 0])
+    masks = RunMasks.from_labels(ids, numbers)
     rows: list[dict[str, Any]] = []
-    for identifier in np.unique(ids[ids > 0]).tolist():
-        inside = ids == identifier
-        lines, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        top, left = int(lines[0]), int(columns[0])
+    for identifier, area, box in zip(numbers.tolist(), masks.areas().tolist(), masks.boxes().tolist(), strict=True):
+        left, top, right, bottom = map(int, box)
         group = identifier < 1000
         rows.append(
             {
                 "id": identifier,
                 "category_id": identifier if group else identifier // 1000,
-                "area": int(inside.sum()),
-                "bbox": [left, top, int(columns[-1]) - left + 1, int(lines[-1]) - top + 1],
+                "area": int(area),
+                "bbox": [left, top, right - left, bottom - top],
                 "iscrowd": int(group and identifier in things),
             }
         )
