@@ -277,6 +277,7 @@ def _objects_figure(page: CheckPage) -> Html:
         axes.set_xlabel("square root of the area in pixels")
         axes.set_ylabel("objects or regions")
         axes.set_title(f"{len(sides):,} objects or regions, median {np.median(sides):.0f} pixels wide")
+        axes.set_ylim(top=axes.get_ylim()[1] * 1.1)  # the words stand above the bars
         for place, name in ((8, "stride 8"), (32, "stride 32"), (512, "crop 512")):
             if place < sides.max() * 1.5:
                 axes.axvline(place, color="0.4", linewidth=0.8, linestyle=":")
