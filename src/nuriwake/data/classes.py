@@ -66,7 +66,14 @@ def find_classes(root: Path, description: DataDescription) -> ClassList:
     if description.colours:
         names = found.names or tuple(name for name in description.colours if name not in IGNORE_NAMES)
         found = replace(found, colours=dict(description.colours), names=names)
-    return found if description.ignored is None else replace(found, ignore=description.ignored)
+    found = found if description.ignored is None else replace(found, ignore=description.ignored)
+    beyond = [value for value in (*found.values, *(found.ignore or ())) if not 0 <= value <= 65535]
+    if beyond:
+        where = "the description" if path is None or description.ignored or description.values else path
+        raise UserError(
+            f"{where}: values of masks lie in 0..65535, found {beyond[0]} in 'values' or 'ignore'; correct it."
+        )
+    return found
 
 
 def class_label(name: str, names: Sequence[str], ignore: int) -> int | None:
