@@ -332,6 +332,22 @@ def test_models_of_objects_are_told_how_large_and_how_many_they_are(model, expec
     assert choose(config, facts, MACHINE)[1] == []
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "crop", "rates"),
+    [
+        ("deeplabv3plus_mobilenet_v2", {}, 320, [4, 8, 11]),
+        ("deeplabv3plus_mobilenet_v2", {}, 512, None),
+        ("deeplabv3_resnet50", {}, 256, [6, 12, 18]),
+        ("deeplabv3_resnet50", {"output_stride": 16}, 64, [1, 2, 2]),
+        ("deeplabv3_resnet50", {"rates": [1, 2, 3]}, 256, [1, 2, 3]),
+        ("unet", {}, 320, None),
+    ],
+)
+def test_dilations_stay_within_the_crop(model, options, crop, rates):
+    config = override(replace(OPEN, model=ModelConfig(model, options)), {"augmentation.crop_size": crop})
+    assert choose(config, FACTS, MACHINE)[0].model.options.get("rates") == rates
+
+
 THINGS, STUFF = LabelSpace(("a", "b"), (True, True)), LabelSpace(("a", "b"))
 BOTH = LabelSpace(("a", "b"), (True, False))
 

@@ -47,21 +47,25 @@ class Case:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-# SGD, as some recipes have it, wants more steps than a test has.
-ADAMW = {"optim.name": "adamw", "optim.learning_rate": 1e-3, "optim.weight_decay": 1e-4, "optim.clip": 5.0}
-# The recipes' rates are for a pretrained backbone; from nothing it learns as fast as the rest.
-FRESH = {**ADAMW, "optim.backbone_rate": 1.0}
-HRNET = {**FRESH, "model.options": {"layout": {"width": 16, "modules": [1, 1, 1], "blocks": 2, "first_blocks": 1}}}
+# The recipes' rates suit thousands of steps; by heart it goes faster with one larger rate for all of the network.
+FAST = {
+    "optim.name": "adamw",
+    "optim.learning_rate": 1e-3,
+    "optim.backbone_rate": 1.0,
+    "optim.weight_decay": 1e-4,
+    "optim.clip": 5.0,
+}
+HRNET = {"model.options": {"layout": {"width": 16, "modules": [1, 1, 1], "blocks": 2, "first_blocks": 1}}}
 SEMANTIC = (
-    Case("unet", 160, 0.85, {"model.options": {"width": 16}}),
-    Case("unet_mobilenet_v2", 160, 0.85),
-    Case("deeplabv3_mobilenet_v2", 300, 0.85),
-    Case("deeplabv3plus_mobilenet_v2", 240, 0.85),
-    Case("pspnet_mobilenet_v2", 300, 0.85, ADAMW),
-    Case("semantic_fpn_mobilenet_v2", 240, 0.85, ADAMW),
-    Case("segformer_b0", 500, 0.85, FRESH),
-    Case("hrnet_w18_small_v1", 300, 0.85, FRESH),
-    Case("hrnet_ocr_w18", 300, 0.85, HRNET),
+    Case("unet", 400, 0.85, FAST | {"model.options": {"width": 16}}),
+    Case("unet_mobilenet_v2", 500, 0.85, FAST),
+    Case("deeplabv3_mobilenet_v2", 400, 0.85, FAST),
+    Case("deeplabv3plus_mobilenet_v2", 400, 0.85, FAST),
+    Case("pspnet_mobilenet_v2", 400, 0.85, FAST),
+    Case("semantic_fpn_mobilenet_v2", 400, 0.85, FAST),
+    Case("segformer_b0", 500, 0.85, FAST),
+    Case("hrnet_w18_small_v1", 400, 0.85, FAST),
+    Case("hrnet_ocr_w18", 400, 0.85, FAST | HRNET),
 )
 INSTANCE = (
     Case("mask_rcnn_mobilenet_v2_fpn", 400, 0.6),

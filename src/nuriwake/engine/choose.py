@@ -18,6 +18,7 @@ from nuriwake.engine.run import Choice
 from nuriwake.inference.decoding import output_type
 from nuriwake.models.base import Model
 from nuriwake.models.catalogue import entry_constructor, model_options, resolve_model
+from nuriwake.models.deeplabv3 import default_rates
 from nuriwake.tasks import TASKS, get_task
 
 CACHE_MIB = 2048
@@ -30,6 +31,9 @@ EXPOSURES = 3
 
 CROWDED = 60
 """Objects in an image from which the usual limit of 100 answers is too low."""
+
+PYRAMID_CROP = 512
+"""Side of the crops that DeepLab's dilations are published for, to a pixel."""
 
 YOLACT_SIDE = 550
 """Pixels of the side that YOLACT's priors are given for."""
@@ -70,6 +74,7 @@ def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[R
     _choose_task(choices, data)
     _choose_machine(choices, data, machine)
     _choose_crop(choices, data)
+    _choose_rates(choices)
     _choose_batch(choices, data, machine)
     _choose_length(choices, data, machine)
     _choose_augmentation(choices, data)
@@ -208,6 +213,19 @@ def _choose_crop(choices: _Choices, data: DataFacts) -> None:
         else f"the images are larger; {longest} shows enough context"
     )
     choices.offer(_CROP, side, f"{why}, a multiple of 32")
+
+
+def _choose_rates(choices: _Choices) -> None:
+    """Dilations that suit the crop, for models with an atrous pyramid: in a crop smaller than the published one the outer taps
+    see nothing but padding, stay as they were drawn, and meet whole images when it matters (Chen et al. 2017, figure 4)."""
+    crop, options = choices.config.augmentation.crop_size or PYRAMID_CROP, model_options(choices.config.model.name)
+    if "rates" not in options or crop >= PYRAMID_CROP:
+        return
+    stride = {**options, **choices.config.model.options}["output_stride"]
+    published = options["rates"] or default_rates(stride)
+    rates = [max(1, round(rate * crop / PYRAMID_CROP)) for rate in published]
+    why = f"those of the paper, for crops of {PYRAMID_CROP} pixels, reach beyond crops of {crop}"
+    choices.offer("model.options.rates", rates, why)
 
 
 def _choose_batch(choices: _Choices, data: DataFacts, machine: MachineFacts) -> None:
