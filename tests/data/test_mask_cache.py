@@ -380,11 +380,3 @@ def test_it_can_be_sent_to_workers(record, tmp_path):
     data, _ = with_mask_cache(_data(record), tmp_path / "cache")
     assert _same(pickle.loads(pickle.dumps(data)).read_target(record), _semantic())
     assert len(_entries(tmp_path / "cache")) == 1
-
-
-def test_the_users_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("NURIWAKE_CACHE", str(tmp_path))
-    assert mask_cache.user_mask_folder() == tmp_path / "masks"
-    monkeypatch.delenv("NURIWAKE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert mask_cache.user_mask_folder() == tmp_path / "nuriwake" / "masks"

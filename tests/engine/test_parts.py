@@ -11,7 +11,6 @@ from torch import nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
-from nuriwake.data.mask_cache import user_mask_folder
 from nuriwake.engine.augmentation import training_pipeline
 from nuriwake.engine.choose import choose, choose_task
 from nuriwake.engine.config import (
@@ -276,13 +275,22 @@ def test_every_choice_has_a_reason_and_fills_its_field():
         ({"channels": 8}, "augmentation.preset", "satellite"),
         ({"decoded_bytes": 2**40}, "data.cache_mib", 0),
         ({}, "data.mask_cache", "off"),
-        ({"decoded_bytes": 2**40}, "data.mask_cache", str(user_mask_folder())),
+        ({"decoded_bytes": 2**40}, "data.mask_cache", "off"),
         ({"space": LabelSpace(("a", "b", "c"))}, "evaluation.metric", "mean_iou"),
     ],
 )
 def test_choices_follow_the_data(facts, field, value):
     _, choices = choose(OPEN, replace(FACTS, **facts), MACHINE)
     assert {choice.field: choice.value for choice in choices}[field] == value
+
+
+def test_masks_are_kept_on_disk_only_where_the_user_says_and_the_reason_tells_when_that_would_help():
+    large = replace(FACTS, decoded_bytes=2**40)
+    reasons = {choice.field: choice.reason for choice in choose(OPEN, large, MACHINE)[1]}
+    assert "give a folder" in reasons["data.mask_cache"]
+    config, choices = choose(override(OPEN, {"data.mask_cache": "/disk/masks"}), large, MACHINE)
+    assert config.data.mask_cache == "/disk/masks"
+    assert "data.mask_cache" not in {choice.field for choice in choices}
 
 
 def test_rare_classes_among_several_are_raised():

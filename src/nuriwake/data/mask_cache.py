@@ -145,13 +145,6 @@ def with_mask_cache(
     return replace(data, keeper=cache), None
 
 
-def user_mask_folder() -> Path:
-    """Where decoded masks are kept unless somebody says where: `masks` in NURIWAKE_CACHE, else in the user's cache folder."""
-    given = os.environ.get("NURIWAKE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(given) if given else base / "nuriwake") / "masks"
-
-
 def _opened(collection: Path) -> int:
     """When the collection was opened last, in nanoseconds."""
     try:

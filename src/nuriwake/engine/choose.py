@@ -9,7 +9,6 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import to_plain
-from nuriwake.data.mask_cache import user_mask_folder
 from nuriwake.engine.config import RunConfig, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import early_modules
@@ -200,8 +199,8 @@ def _choose_machine(choices: _Choices, data: DataFacts, machine: MachineFacts) -
     if (choices.config.data.cache_mib or 0) >= mib:
         choices.offer("data.mask_cache", "off", "decoded masks are kept in memory")
     else:
-        why = "masks do not all fit into memory; decoded ones are read several times faster than their files"
-        choices.offer("data.mask_cache", str(user_mask_folder()), why)
+        why = "masks are decoded anew in every epoch; give a folder to keep them in, and they are read several times faster"
+        choices.offer("data.mask_cache", "off", why)
 
 
 def _choose_crop(choices: _Choices, data: DataFacts) -> None:

@@ -30,7 +30,7 @@ class DataConfig:
         workers: processes that read and augment; 0 does it in the training process.
         cache_mib: decoded images kept in memory, in MiB per worker, and at most as much again for validation.
         mask_cache: a folder where decoded masks are kept for later epochs and runs, 8 GiB of them at most (data not used for longest
-            go first); "off" decodes them every time.
+            go first); "off", which is chosen unless a folder is named, decodes them every time.
         exposure: "image" takes 0 and full brightness from the values of each image (1st and 99.8th percentile), for images of
             one kind taken at very different exposures; "fixed" treats all alike.
         check: look for mistakes in a sample of images and masks first (the quick part of `nuriwake check`), and refuse data that
