@@ -41,6 +41,13 @@ def test_two_lengths_are_refused():
         override(BASE, {"epochs": 3, "budget": "5m"})
 
 
+def test_a_dotted_option_leaves_the_others_alone():
+    first = override(BASE, {"model.options": {"output_stride": 8}})
+    more = override(first, {"model.options.rates": [1, 2, 3], "model.options.dropout": 0.2})
+    assert more.model.options == {"output_stride": 8, "rates": [1, 2, 3], "dropout": 0.2}
+    assert override(more, {"model.options": {"dropout": 0.1}}).model.options == {"dropout": 0.1}
+
+
 def test_loss_terms_are_replaced_as_a_whole():
     first = override(BASE, {"loss.terms": {"dice": 1.0, "focal": 2.0}})
     assert override(first, {"loss": {"terms": {"bce": 1.0}}}).loss.terms == {"bce": 1.0}

@@ -353,7 +353,9 @@ def test_models_of_objects_are_told_how_large_and_how_many_they_are(model, expec
 )
 def test_dilations_stay_within_the_crop(model, options, crop, rates):
     config = override(replace(OPEN, model=ModelConfig(model, options)), {"augmentation.crop_size": crop})
-    assert choose(config, FACTS, MACHINE)[0].model.options.get("rates") == rates
+    chosen = choose(config, FACTS, MACHINE)[0].model.options
+    assert chosen.get("rates") == rates
+    assert {**chosen, **options} == chosen, "what the user gave stays"
 
 
 THINGS, STUFF = LabelSpace(("a", "b"), (True, True)), LabelSpace(("a", "b"))

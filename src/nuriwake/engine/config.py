@@ -272,7 +272,9 @@ def override(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
     Args:
         values: nested ({"optim": {"learning_rate": 3e-4}}) or dotted ({"optim.learning_rate": 3e-4}), as YAML or a
-            command line gives them. A new length (`epochs`, `steps`, `budget`) replaces the one in `config`.
+            command line gives them. `model.options`, `loss.options` and `loss.terms` are replaced as a whole by a mapping, and
+            entry by entry by dotted names ("model.options.output_stride"). A new length (`epochs`, `steps`, `budget`) replaces
+            the one in `config`.
 
     Raises:
         UserError: an unknown field (the nearest is named) or a value of the wrong type.
@@ -336,7 +338,8 @@ def _merge(plain: dict[str, Any], values: Mapping[str, Any], where: str = "") ->
         inner = plain.get(head)
         if rest:
             value = {rest: value}
-        if isinstance(inner, dict) and isinstance(value, Mapping) and f"{where}{head}" not in _WHOLE:
+        # A dotted key names one entry and leaves the others of such a mapping alone.
+        if isinstance(inner, dict) and isinstance(value, Mapping) and (rest or f"{where}{head}" not in _WHOLE):
             _merge(inner, value, f"{where}{head}.")
         elif rest and f"{where}{head}" not in _WHOLE:
             plain[str(key)] = value[rest]  # from_plain names the unknown field
