@@ -324,7 +324,11 @@ def test_images_of_very_different_exposures_have_levels_of_their_own():
         ),
         (
             "yolact_mobilenet_v2",
-            {"model.options.prior_sizes": [13.8, 27.5, 55.0, 110.0, 220.0], "predict.decoding.detections": 300},
+            {
+                "model.options.prior_pixels": True,
+                "model.options.prior_sizes": [8, 16, 32, 64, 128],
+                "predict.decoding.detections": 300,
+            },
         ),
         ("unet", {}),
     ],

@@ -87,6 +87,17 @@ def test_the_priors_keep_their_share_of_the_image():
     assert torch.equal(square[:, 2], square[:, 3])
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160)])
+def test_priors_in_pixels_are_as_large_in_every_image(height, width):
+    """A network that is trained on crops meets objects of the same pixels in whole images."""
+    with torch.no_grad():
+        priors = small(prior_pixels=True).eval()(torch.zeros(1, 3, height, width)).priors
+    assert torch.allclose(priors[0, 2:] * torch.tensor([width, height]), torch.tensor([24.0, 24.0]))
+    assert torch.allclose(priors[-1, 2:] * torch.tensor([width, height]), torch.tensor([384 * 2**0.5, 384 / 2**0.5]))
+    shares = small().eval()(torch.zeros(1, 3, height, width)).priors
+    assert torch.equal(priors[:, :2], shares[:, :2])
+
+
 def test_rows_of_the_head_follow_the_priors():
     """The channels of a cell are split prior by prior, cells row by row, levels from the finest on."""
     model = small().eval()
@@ -123,8 +134,9 @@ def test_every_parameter_lies_in_one_stage():
     assert model.backbone() is model.encoder
 
 
-def test_it_exports_and_answers_the_same():
-    model, images = small().eval(), torch.randn(1, 3, 64, 40)
+@pytest.mark.parametrize("prior_pixels", [False, True])
+def test_it_exports_and_answers_the_same(prior_pixels):
+    model, images = small(prior_pixels=prior_pixels).eval(), torch.randn(1, 3, 64, 40)
     program = torch.export.export(model, (images,))
     with torch.no_grad():
         for found, expected in zip(program.module()(images), model(images), strict=True):

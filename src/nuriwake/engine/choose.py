@@ -34,9 +34,6 @@ CROWDED = 60
 PYRAMID_CROP = 512
 """Side of the crops that DeepLab's dilations are published for, to a pixel."""
 
-YOLACT_SIDE = 550
-"""Pixels of the side that YOLACT's priors are given for."""
-
 IMBALANCE = 20
 """Pixels of the commonest over those of the rarest class from which class weights are chosen."""
 
@@ -273,18 +270,20 @@ def _choose_exposure(choices: _Choices, data: DataFacts) -> None:
 
 def _choose_objects(choices: _Choices, data: DataFacts) -> None:
     """Sizes and numbers that models of objects have for COCO's photographs, for these."""
+    options = model_options(choices.config.model.name)
+    if "prior_pixels" in options:
+        why = "objects of whole images are as large as those of the crops, not as large a share of the image"
+        choices.offer("model.options.prior_pixels", True, why)
     low, _, high = data.object_sizes
     if not low:
         return
-    options = model_options(choices.config.model.name)
     # A power of two not above the small objects: anchors and priors double from level to level.
     first = float(2 ** int(np.clip(np.floor(np.log2(low)), 2, 5)))
     why = f"four of five objects measure {low:.0f} to {high:.0f} pixels"
     if "regions" in options:
         choices.offer_region("anchor_sizes", [first * 2**level for level in range(5)], why)
     if "prior_sizes" in options:
-        scale = first / (choices.config.augmentation.crop_size or 1) * YOLACT_SIDE
-        choices.offer("model.options.prior_sizes", [round(scale * 2**level, 1) for level in range(5)], why)
+        choices.offer("model.options.prior_sizes", [first * 2**level for level in range(5)], why)
     if data.most_objects > CROWDED:
         room = 100 * -(-data.most_objects * 2 // 100)
         why = f"there are images of {data.most_objects} objects"

@@ -96,7 +96,8 @@ class Yolact(Model):
     """(B, in_channels, H, W) -> `PrototypeOutput`: a class, a box and mask coefficients per prior, prototypes at stride 4.
 
     Any size from the backbone's deepest stride on works. The priors keep their share of the image, as the published
-    weights for 400, 550 and 700 pixels have it; so objects keep theirs when images are resized to one size.
+    weights for 400, 550 and 700 pixels have it, whose images are resized to one size; or, with `prior_pixels`, their size
+    in pixels, as objects do that are seen in crops while training and in whole images afterwards.
 
     Args:
         classes: without background.
@@ -106,6 +107,7 @@ class Yolact(Model):
         prototypes: how many masks are combined.
         prior_sizes: side of the priors of each level, in pixels of an input of 550x550; three for the backbone's maps, each
             further one adds a level of half the resolution.
+        prior_pixels: these are the pixels of every input, whatever its size.
         prior_ratios: width / height of the priors.
         square_priors: every prior is as high as it is wide, as the published COCO weights have it (see `make_priors`).
 
@@ -124,6 +126,7 @@ class Yolact(Model):
         pyramid_channels: int = 256,
         prototypes: int = 32,
         prior_sizes: tuple[float, ...] = (24.0, 48.0, 96.0, 192.0, 384.0),
+        prior_pixels: bool = False,
         prior_ratios: tuple[float, ...] = (1.0, 0.5, 2.0),
         square_priors: bool = False,
     ) -> None:
@@ -138,7 +141,7 @@ class Yolact(Model):
         self.taken = _taken(backbone, self.encoder.strides)
         self.input_minimum = self.encoder.strides[-1]
         self.prior_shares = tuple(size / REFERENCE for size in prior_sizes)
-        self.prior_ratios, self.square_priors = prior_ratios, square_priors
+        self.prior_ratios, self.square_priors, self.prior_pixels = prior_ratios, square_priors, prior_pixels
         widths = [self.encoder.channels[index] for index in self.taken]
         self.pyramid = BilinearPyramid(widths, pyramid_channels, extra=len(prior_sizes) - len(STRIDES))
         self.prototypes = PrototypeHead(pyramid_channels, prototypes)
@@ -160,6 +163,10 @@ class Yolact(Model):
         priors = make_priors(
             sizes, self.prior_shares, self.prior_ratios, square=self.square_priors, device=images.device
         )
+        if self.prior_pixels:
+            centre, width, height = priors.split((2, 1, 1), dim=1)
+            sides = (width * (REFERENCE / images.shape[-1]), height * (REFERENCE / images.shape[-2]))
+            priors = torch.cat((centre, *sides), dim=1)
         finest = levels[0]
         semantic = self.semantic(finest) if self.training else finest[:, :0]
         return PrototypeOutput(logits, deltas, coefficients, priors, self.prototypes(finest), semantic)
