@@ -47,6 +47,7 @@ def test_masks_survive(tmp_path, format_name):
             settings=WriteSettings(split=split),
         )  # fmt: skip
         assert not any("lose something" in note for note in written.notes)
+        assert any("without a pixel" in note and note.startswith("1 ") for note in written.notes)
         assert all(path.is_file() for path in written.files)
     data = open_data(tmp_path)
     assert (data.format, data.space) == (format_name, SPACE)
@@ -215,8 +216,22 @@ def test_labelme_files_that_are_refused_when_opened(tmp_path):
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_labelmes_own_names_are_no_classes(tmp_path, listed):
+    root = labelme(tmp_path, [shape("__ignore__"), shape("cat"), shape("_background_"), shape("__ignore__")])
+    if listed:
+        (root / "labels.txt").write_text("__ignore__\n_background_\ncat\n")
+    data = open_data(root)
+    assert data.space.names == ("cat",)
+    assert [len(target) for target in read_all(data).values()] == [1, 1]
+    assert any(
+        "left out, and their pixels count as background: 4 '__ignore__', 2 '_background_'" in n for n in data.notes
+    )
+
+
 def test_real_labelme_files(shared, tmp_path):
     data = open_data(shared / "data" / "formats" / "labelme")
+    assert data.space.names == ("bottle", "bus", "car", "chair", "person", "sofa")
     found = read_all(data)
     assert len(found) == 3
     records = [record for part in data.splits.values() for record in part]
@@ -266,6 +281,23 @@ def test_cvat_shapes(tmp_path):
     assert any("left out: 2 points" in note for note in data.notes)
 
 
+def test_cvat_shapes_that_are_turned(tmp_path):
+    shapes = (
+        '<box label="cat" xtl="20" ytl="18" xbr="40" ybr="22" rotation="90.0"/>'
+        '<ellipse label="dog" cx="30" cy="20" rx="12" ry="3" rotation="45.0"/>'
+        '<box label="cat" xtl="30" ytl="19" xbr="50" ybr="21" rotation="315.0"/>'
+    )
+    masks = read_all(open_data(cvat(tmp_path, shapes)))["a"].masks.dense()
+    upright = np.zeros(SIZE, np.uint8)
+    upright[10:30, 28:32] = 1
+    np.testing.assert_array_equal(masks[0], upright)
+    # Clockwise as the image is seen, where y points down: an eighth of a turn leads from the left to the upper left.
+    drawn = cv2.ellipse(np.zeros(SIZE, np.uint8), (30, 20), (12, 3), 45, 0, 360, 1, -1)
+    assert np.logical_and(masks[1], drawn).sum() > 0.8 * np.logical_or(masks[1], drawn).sum()
+    assert masks[2, 14, 46]
+    assert not masks[2, 26, 46]
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
@@ -294,6 +326,7 @@ def test_cvat_shapes_that_are_refused_when_read(tmp_path, shapes, message):
             CVAT,
             r"annotations\.xml: image a\.png: shape 1: the label 'cow' is none",
         ),
+        ("", CVAT.replace("{images}", '<track id="0" label="cat"/>'), "tracks of CVAT for video, which are not read"),
         ("<blob/>", CVAT, "there is no shape 'blob' in CVAT 1.1"),
         ("", CVAT[:-20], r"this is no XML at line \d+, column \d+ .*cut off"),
         ("", CVAT.replace("<label>", "<lable>").replace("</label>", "</lable>"), "the task lists no labels"),
@@ -398,6 +431,24 @@ def test_label_studio_shapes(tmp_path):
     assert any("left out: 1 choices" in note for note in data.notes)
 
 
+def test_label_studio_exports_whose_first_task_is_long(tmp_path):
+    """As exported: annotations before data, and brush strokes longer than what is looked at for recognition."""
+    mask = (np.random.default_rng(0).random(SIZE) > 0.5).astype(np.uint8)
+    strokes = result("brushlabels", {"format": "rle", "rle": encode_brush(mask)})
+    strokes["value"]["rle"] += [0] * 40_000
+    label_studio(tmp_path, [strokes])
+    tasks = [
+        {"id": task["id"], "annotations": task["annotations"], "data": task["data"]}
+        for task in json.loads((tmp_path / "export.json").read_text())
+    ]
+    text = json.dumps(tasks)
+    assert text.index('"data"') > 1 << 16
+    (tmp_path / "export.json").write_text(text)
+    data = open_data(tmp_path)
+    assert data.format == "label_studio"
+    np.testing.assert_array_equal(read_all(data)["a"].masks.dense()[0], mask)
+
+
 @pytest.mark.parametrize(
     ("results", "message"),
     [
@@ -411,6 +462,7 @@ def test_label_studio_shapes(tmp_path):
         ),
         ([result("rectanglelabels", {"x": 1})], r"shape 1: the rectanglelabels is not understood \(KeyError\('y'\)\)"),
         ([result("brushlabels", {"rle": [1, 2, 3]})], r"shape 1: brush strokes are a list of bytes"),
+        ([result("rectanglelabels", {}, image_rotation=90)], "the image was turned by 90 degrees while it was drawn"),
         ([result("polygonlabels", {"points": []}, original_width=61)], r"was drawn on 40x61, but the image is 40x60"),
     ],
 )

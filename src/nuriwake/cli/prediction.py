@@ -93,7 +93,7 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
             for _ in samples:
                 pass
         else:
-            settings = WriteSettings(split="test")
+            settings = WriteSettings(split="test", regions=predictor.task == "semantic")
             notes = write_data(
                 samples, wanted.out / wanted.to, format=wanted.to, space=predictor.answers, settings=settings
             ).notes

@@ -106,7 +106,7 @@ def open_coco(root: Path, description: DataDescription) -> DataSet:
     )
 
 
-FORMAT = Format(recognise, open_coco, write_coco)
+FORMAT = Format(recognise, open_coco, write_coco, objects=True)
 
 
 def stem(file_name: str) -> str:

@@ -154,7 +154,7 @@ def write_cvat(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     return Written((home / "annotations.xml", *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_cvat, write_cvat)
+FORMAT = Format(recognise, open_cvat, write_cvat, objects=True)
 
 
 def _add_shapes(image: ElementTree.Element, target: Instances, settings: WriteSettings, losses: list[float]) -> None:
@@ -232,6 +232,10 @@ def _parsed(path: Path) -> tuple[tuple[str, ...], list[_Image], dict[str, int]]:
                 elif element.tag == "image":
                     images.append(_image(element, path, passed))
                     element.clear()
+                elif element.tag == "track":
+                    raise UserError(
+                        f"{path}: these are tracks of CVAT for video, which are not read; export as 'CVAT for images 1.1'."
+                    )
     except ElementTree.ParseError as error:
         line, column = error.position
         raise UserError(
@@ -269,11 +273,11 @@ def _outline(kind: str, row: Mapping[str, str], size: Size) -> list[Any] | dict[
         return [[float(value) for point in row["points"].split(";") for value in point.split(",")]]
     if kind == "box":
         left, top, right, bottom = (float(row[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-        return [[left, top, right, top, right, bottom, left, bottom]]
+        return [_turned(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), row)]
     if kind == "ellipse":
         x, y, rx, ry = (float(row[key]) for key in ("cx", "cy", "rx", "ry"))
         angle = np.linspace(0, 2 * np.pi, _ROUND, endpoint=False)
-        return [np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1).ravel().tolist()]
+        return [_turned(np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1), row)]
     left, top, width, height = (int(float(row[key])) for key in ("left", "top", "width", "height"))
     crop = decode_rows([int(part) for part in row["rle"].split(",")], height, width)
     canvas = np.zeros((1, *size), np.uint8)
@@ -281,3 +285,13 @@ def _outline(kind: str, row: Mapping[str, str], size: Size) -> list[Any] | dict[
         raise UserError(f"the mask of {height}x{width} at ({left}, {top}) leaves the image of {size[0]}x{size[1]}.")
     canvas[0, top : top + height, left : left + width] = crop
     return RunMasks.from_dense(canvas).to_coco()[0]
+
+
+def _turned(points: np.ndarray, row: Mapping[str, str]) -> list[float]:
+    """`points` (P, 2), turned around their middle by the attribute rotation: degrees, clockwise as the image is seen."""
+    angle = np.deg2rad(float(row.get("rotation", 0)))
+    if angle:
+        middle = points.mean(axis=0)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        points = (points - middle) @ turn + middle
+    return points.ravel().tolist()

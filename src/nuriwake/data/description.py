@@ -79,6 +79,9 @@ class Format(NamedTuple):
     write: Writer | None = None
     """Samples into a folder; None where the format is only read."""
 
+    objects: bool = False
+    """It holds objects one by one and nothing else."""
+
 
 def refuse_fields(description: DataDescription, format: str, *meant: str) -> None:  # noqa: A002 (the contract's word)
     """Raises UserError for a field that is filled in but means nothing in this format; those of `meant` and the usual do."""

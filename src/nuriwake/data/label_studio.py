@@ -48,6 +48,11 @@ class LabelStudioReader:
         shapes: list[Shape] = []
         for number, result in enumerate(json.loads(text), 1):
             who = f"{where}: shape {number}"
+            if result.get("image_rotation"):
+                raise UserError(
+                    f"{who}: the image was turned by {result['image_rotation']} degrees while it was drawn, which is not read; "
+                    "turn the image file itself and draw it again."
+                )
             stated = result.get("original_height"), result.get("original_width")
             if None not in stated and stated != size:
                 raise UserError(
@@ -145,7 +150,7 @@ def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpac
     return Written((home / "tasks.json", *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_label_studio, write_label_studio)
+FORMAT = Format(recognise, open_label_studio, write_label_studio, objects=True)
 
 
 def _results(target: Instances, settings: WriteSettings, losses: list[float]) -> list[dict[str, Any]]:
@@ -178,7 +183,9 @@ def _find(root: Path) -> list[Path]:
         for path in sorted(folder.glob("*.json")):
             with path.open("rb") as file:
                 head = file.read(1 << 16)
-            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") and b'"data"' in head and b'"annotations"' in head:
+            # Exports write annotations first: the brush strokes of one task may be longer than the head.
+            known = b'"annotations"' in head and (b'"data"' in head or b'"result"' in head)
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") and known:
                 found.append(path)
     return found
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_not
 _ROUND = 64
 """Corners of the polygon that stands for a circle."""
 
+_NO_CLASS = ("__ignore__", "_background_")
+"""LabelMe's own names for what is no object."""
+
 
 @dataclass(frozen=True)
 class LabelmeReader:
@@ -53,6 +57,8 @@ class LabelmeReader:
         for number, shape in enumerate(_shapes(file), 1):
             where = f"{file.path}: shape {number}"
             label = str(shape.get("label"))
+            if label in _NO_CLASS:
+                continue
             if label not in self.space.names:
                 raise UserError(f"{where}: the label '{label}' is none of the classes ({listed(self.space.names)}).")
             group = shape.get("group_id")
@@ -82,11 +88,16 @@ def open_labelme(root: Path, description: DataDescription) -> DataSet:
     if not paths:
         raise UserError(f"{root}: there is no JSON file with 'shapes' and 'imagePath'.")
     read = each(_look, paths)
-    found = sorted({label for _, labels in read for label in labels})
+    counts = Counter(label for _, labels in read for label in labels)
+    passed = {label: counts.pop(label) for label in _NO_CLASS if label in counts}
+    found = sorted(counts)
     classes = find_classes(root, description)
-    names = tuple(name for name in classes.names if name not in ("_background_", "__ignore__")) or tuple(found)
+    names = tuple(name for name in classes.names if name not in _NO_CLASS) or tuple(found)
     space = object_space(names, str(root))
     notes = [f"{len(space)} classes from {classes.source or 'the labels of the shapes'}: {listed(names)}."]
+    if passed:
+        texts = [f"{number} '{label}'" for label, number in passed.items()]
+        notes.append(f"Shapes that are no objects are left out, and their pixels count as background: {listed(texts)}.")
     unknown = [label for label in found if label not in names]
     if unknown:
         path = next(path for path, (_, labels) in zip(paths, read, strict=True) if unknown[0] in labels)
@@ -133,11 +144,13 @@ def write_labelme(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         write_text(files[-1], json.dumps(plain, ensure_ascii=False, indent=1) + "\n")
         if target.crowd.any():
             count_note(notes, "images: crowd regions are written like objects")
+        if (target.masks.areas() == 0).any():
+            count_note(notes, "images: masks without a pixel are left out")
     texts = [f"{number} {text}." for text, number in notes.items()]
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_labelme, write_labelme)
+FORMAT = Format(recognise, open_labelme, write_labelme, objects=True)
 
 
 def _shape(target: Instances, index: int, part: np.ndarray, parts: int) -> dict[str, Any]:
@@ -169,10 +182,10 @@ def _files(root: Path, *, most: int | None = None) -> list[Path]:
     return found
 
 
-def _look(path: Path) -> tuple[Path, set[str]]:
-    """The image of a file, and its labels."""
+def _look(path: Path) -> tuple[Path, list[str]]:
+    """The image of a file, and the labels of its shapes."""
     file = read_json(path)
-    labels = {str(shape.get("label")) for shape in _shapes(file)}
+    labels = [str(shape.get("label")) for shape in _shapes(file)]
     stated = file.member("imagePath")
     names = [Path(str(stated).replace("\\", "/"))] if stated else []
     names += [Path(path.stem + suffix) for suffix in sorted(IMAGE_SUFFIXES)]

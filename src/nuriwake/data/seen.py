@@ -19,7 +19,8 @@ def as_instances(sample: Sample) -> Instances:
     if isinstance(target, Panoptic):
         return target.instances()
     raise UserError(
-        f"{_who(sample)}: this format holds objects one by one; {_found(sample)}, which does not tell them apart."
+        f"{_who(sample)}: this format holds objects one by one; {_found(sample)}. Choose a format of label maps (mask_folder, "
+        "ade20k, voc)."
     )
 
 
@@ -27,7 +28,9 @@ def as_panoptic(sample: Sample) -> Panoptic:
     """The segments of the target. Raises UserError for objects or a label map alone, and without a target."""
     if isinstance(sample.target, Panoptic):
         return sample.target
-    raise UserError(f"{_who(sample)}: this format holds a segment for every pixel; {_found(sample)}.")
+    raise UserError(
+        f"{_who(sample)}: this format holds a class and an object for every pixel (panoptic); {_found(sample)}. Choose another format."
+    )
 
 
 def target_of(sample: Sample) -> Target:
@@ -66,4 +69,8 @@ def _who(sample: Sample) -> str:
 
 
 def _found(sample: Sample) -> str:
-    return "there is no target" if sample.target is None else f"the target is a {type(sample.target).__name__}"
+    if sample.target is None:
+        return "there is no target"
+    if isinstance(sample.target, Instances):
+        return "here are objects alone (Instances), without a class for the pixels between them"
+    return "here is a class for every pixel (SemanticMap), which does not tell objects apart"

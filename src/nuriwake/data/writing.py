@@ -9,7 +9,10 @@ from nuriwake.core.lookup import lookup
 from nuriwake.core.sample import Sample
 from nuriwake.data.description import Format
 from nuriwake.data.formats import FORMATS
+from nuriwake.data.regions import region_space, with_regions
 from nuriwake.data.written import Writer, WriteSettings, Written
+
+_REGIONS = "Each connected region of a class is written as one object; objects that touch are one."
 
 
 def write_data(
@@ -23,7 +26,8 @@ def write_data(
     """Write `samples` to `folder`, one at a time, as one split.
 
     Targets are seen as the format sees them: objects are painted into a map where it holds maps, a panoptic target gives its
-    things where it holds objects. The notes say what was left behind.
+    things where it holds objects, and a label map its connected regions where `settings.regions` says so. The notes say what
+    was left behind.
 
     Args:
         format: a name in `FORMATS`.
@@ -34,7 +38,12 @@ def write_data(
         UserError: a format that is only read, a split that is there already, a sample without a target, or one that
             cannot be seen that way.
     """
-    return refuse_unwritable(format)(samples, Path(folder), space, settings or WriteSettings())
+    write, chosen = refuse_unwritable(format), settings or WriteSettings()
+    if not chosen.regions or not lookup(format, FORMATS, "format").objects:
+        return write(samples, Path(folder), space, chosen)
+    seen = region_space(space)
+    written = write(with_regions(samples, seen), Path(folder), seen, chosen)
+    return written._replace(notes=(*written.notes, _REGIONS))
 
 
 def refuse_unwritable(format: str) -> Writer:  # noqa: A002

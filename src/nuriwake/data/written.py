@@ -29,6 +29,7 @@ class WriteSettings:
         tolerance: pixels that outlines may stray for having fewer points, in formats of one outline or more per object; the
             loss is measured and noted.
         category_ids: of the classes in order, in formats that number them; by default 1, 2, ...
+        regions: the connected regions of label maps are the objects, in formats of objects; else label maps are refused there.
     """
 
     split: str = "train"
@@ -36,6 +37,7 @@ class WriteSettings:
     polygons: bool = False
     tolerance: float = 0.0
     category_ids: tuple[int, ...] = ()
+    regions: bool = False
 
     def numbers(self, space: LabelSpace) -> tuple[int, ...]:
         """The category id of every class. Raises UserError when `category_ids` are not as many, or repeat."""

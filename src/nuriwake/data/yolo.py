@@ -135,7 +135,7 @@ def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_yolo, write_yolo)
+FORMAT = Format(recognise, open_yolo, write_yolo, objects=True)
 
 
 def _written(target: Instances, classes: LabelSpace, settings: WriteSettings, losses: list[float]) -> list[str]:

@@ -1,0 +1,48 @@
+"""The connected regions of a label map as objects: what a semantic model's prediction is in a format that holds objects."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.runs import RunMasks
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
+
+
+def region_space(space: LabelSpace) -> LabelSpace:
+    """The classes of `space` but its background, all of them things."""
+    first = int(space.has_background or space.binary)
+    names = space.names[first:]
+    return LabelSpace(names, (True,) * len(names), space.colours[first:])
+
+
+def with_regions(samples: Iterable[Sample], space: LabelSpace) -> Iterator[Sample]:
+    """The same samples; a `SemanticMap` becomes the objects of `regions`.
+
+    Args:
+        space: from `region_space`.
+    """
+    for sample in samples:
+        target = sample.target
+        yield replace(sample, target=regions(target, space)) if isinstance(target, SemanticMap) else sample
+
+
+def regions(target: SemanticMap, space: LabelSpace) -> Instances:
+    """Every connected region (8 neighbours) of every class but the background; two objects that touch are one.
+
+    Args:
+        space: from `region_space`.
+    """
+    first = len(target.space) - len(space)
+    parts, labels = [RunMasks.empty(target.size)], [np.zeros(0, np.int32)]
+    for label in range(len(space)):
+        there = target.labels == first + label if target.space.exclusive else target.labels[..., first + label] == 1
+        count, ids = cv2.connectedComponents(there.view(np.uint8), connectivity=8)
+        if count > 1:
+            parts.append(RunMasks.from_labels(ids, np.arange(1, count)))
+            labels.append(np.full(count - 1, label, np.int32))
+    return Instances(RunMasks.concatenate(parts), np.concatenate(labels), space)
