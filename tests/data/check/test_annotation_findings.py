@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nuriwake.core.id_maps import encode_ids
-from nuriwake.data.check import check_data, quick_check
+from nuriwake.data.check import check_data, looking_coco, quick_check
 from nuriwake.data.check.fixing import write_fixed
 from nuriwake.data.check.outlines import crosses_itself, outline_area
 from nuriwake.data.formats import open_data
@@ -181,6 +181,44 @@ def test_fixed_copy(coco, tmp_path):
     assert check_data(tmp_path / "fixed", workers=1).findings == ()
     data = open_data(tmp_path / "fixed")
     assert {split: len(part) for split, part in data.splits.items()} == {"train": 7, "val": 2}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda plain: plain["images"][0].pop("id"),
+        lambda plain: plain["images"][0].update(id=[1]),
+        lambda plain: plain["images"][0].pop("file_name"),
+        lambda plain: plain.pop("images"),
+        lambda plain: plain.pop("annotations"),
+        lambda plain: plain["annotations"][0].update(image_id=[3], id={}),
+        lambda plain: plain["annotations"][0].update(bbox=[None, "a", 1, 2]),
+        lambda plain: plain.update(images=[7]),
+    ],
+)
+def test_damaged_documents_are_fixed_or_left_out(coco, tmp_path, spoil):
+    spoil(coco.train)
+    result = check_data(coco.save(), workers=1)
+    assert result.findings
+    assert write_fixed(result, tmp_path / "fixed")
+    assert check_data(tmp_path / "fixed", workers=1).survey.facts
+
+
+def test_near_boxes_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    corner = rng.integers(0, 12, (60, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(4, 9, (60, 2))], axis=1).astype(np.float32)
+
+    def overlap(a, b):
+        width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        common = max(width, 0) * max(height, 0)
+        return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
+
+    slow = [(i, j) for i in range(60) for j in range(i + 1, 60) if overlap(boxes[i], boxes[j]) > 0.7]
+    assert slow
+    for pairs in (1, 60 * 7, 1 << 20):
+        monkeypatch.setattr(looking_coco, "_PAIRS", pairs)
+        assert looking_coco._near(boxes) == slow
 
 
 def test_crossing_by_hand():

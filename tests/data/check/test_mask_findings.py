@@ -15,8 +15,10 @@ from nuriwake.core.labels import palette
 from nuriwake.data.check import CHECKS, check_data, quick_check, refuse_harmful
 from nuriwake.data.check.finding import SEVERITIES
 from nuriwake.data.check.fixing import write_fixed
+from nuriwake.data.check.looking_masks import MOST_COLOURS, mask_facts
 from nuriwake.data.check.processes import each_process
 from nuriwake.data.formats import open_data
+from nuriwake.data.headers import ImageHeader
 
 SIZE = (48, 64)
 NAMES = ["background", "disc", "square"]
@@ -296,6 +298,26 @@ def test_sizes_depths_channels_and_grey(clean):
     assert found["grey_among_colour"].count == 2
     write(clean.image("t2"), picture(2).astype(np.uint16) * 200)
     assert clean.findings()["bit_depths"].severity == "harmful"
+
+
+def test_values_from_0_to_1_are_no_blank_image(clean):
+    for number, name in enumerate(clean.all):
+        clean.image(name).unlink()
+        write(clean.image(name).with_suffix(".tif"), (picture(number) / 256).astype(np.float32))
+    assert "image_blank" not in clean.findings()
+    write(clean.image("t0").with_suffix(".tif"), np.full((*SIZE, 3), 0.5, np.float32))
+    assert clean.findings()["image_blank"].count == 1
+
+
+def test_of_very_many_colours_the_most_frequent_are_kept():
+    raw = np.full((100, 100, 3), 250, np.uint8)
+    raw[:, :, 2] = 10
+    raw[:40] = np.random.default_rng(0).integers(0, 200, (40, 100, 3))
+    facts = mask_facts(Path("a.png"), ImageHeader((100, 100), 3, "uint8", "png"), raw)
+    assert len(facts.values) == len(facts.counts) == MOST_COLOURS
+    assert facts.counts.max() == 6000
+    assert facts.values[facts.counts.argmax()] == 250 << 16 | 250 << 8 | 10
+    assert (np.diff(facts.values) > 0).all()
 
 
 def test_very_different_sizes_and_specks(clean):

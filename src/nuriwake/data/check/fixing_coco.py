@@ -13,7 +13,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.files import write_json, write_text
 from nuriwake.core.id_maps import decode_ids
 from nuriwake.data.check.entry import Annotation, Entry
-from nuriwake.data.check.fixing import place
+from nuriwake.data.check.fixing import copy_file, place
 from nuriwake.data.check.looking import Facts, real_suffix
 from nuriwake.data.check.looking_coco import area_fits, read_mask_of
 from nuriwake.data.check.survey import Survey
@@ -26,17 +26,19 @@ _UNDRAWN = {"polygon_points", "polygon_outside", "segmentation_unreadable", "seg
 def fix_json(survey: Survey, left_out: Mapping[str, str], folder: Path, done: Counter[str]) -> None:
     """Every annotation file to its place in `folder`, corrected; panoptic PNG beside."""
     entries = {entry.name: entry for entry in survey.listing.entries if entry.name not in left_out}
+    unreadable = {problem.where for problem in survey.problems.get("annotations_unreadable", [])}
     for path in survey.listing.sources:
-        try:
-            plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
-        except ValueError:
-            continue  # told as a finding; there is nothing to correct
+        if str(path) in unreadable:  # told as a finding; there is nothing to correct
+            continue
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         owners = _owners(plain, entries, path)
-        images = {key: item for key, item in ((item["id"], item) for item in plain["images"]) if key in owners}
+        images = {key: item for item in plain["images"] if (key := _key(item, "id")) in owners}
         plain["images"] = list(images.values())
         for item in plain["images"]:
             # The copy lies under the suffix of what it holds.
-            item["file_name"] = str(PurePosixPath(item["file_name"]).with_suffix(real_suffix(owners[item["id"]].image)))
+            item["file_name"] = str(
+                PurePosixPath(item["file_name"]).with_suffix(real_suffix(owners[_key(item, "id")].image))
+            )
         if survey.listing.truth == "coco":
             _fix_objects(plain, owners, survey, done)
         else:
@@ -57,28 +59,34 @@ def _owners(plain: Mapping[str, Any], entries: Mapping[str, Entry], path: Path) 
     for item in plain["images"]:
         name = stem(item["file_name"])
         entry = entries.get(name) or entries.get(f"{split}/{name}")
-        if entry is not None and item["id"] not in owners:
-            owners[item["id"]] = entry
+        if entry is not None:
+            owners.setdefault(_key(item, "id"), entry)
     return owners
+
+
+def _key(item: Mapping[str, Any], name: str) -> Any:
+    """What stands in `item` under `name`, as a key of dicts whatever it is."""
+    value = item.get(name)
+    return str(value) if isinstance(value, list | dict) else value
 
 
 def _fix_objects(plain: dict[str, Any], owners: Mapping[Any, Entry], survey: Survey, done: Counter[str]) -> None:
     kept: list[Any] = []
     written: set[tuple[Any, Any, str]] = set()
     for item in plain["annotations"]:
-        entry = owners.get(item.get("image_id"))
+        entry = owners.get(_key(item, "image_id"))
         if entry is None:
             done["[annotation|annotations] of images that are not there left out"] += 1
             continue
         segmentation = json.dumps(item.get("segmentation"))
-        key = (item["image_id"], item.get("category_id"), segmentation)
+        key = (_key(item, "image_id"), _key(item, "category_id"), segmentation)
         if key in written:
             done["[annotation that stands|annotations that stand] twice left out"] += 1
             continue
         written.add(key)
         if _fix_object(item, segmentation, entry, done):
             kept.append(item)
-    ids = [item.get("id") for item in kept]
+    ids = [_key(item, "id") for item in kept]
     if len(set(ids)) < len(ids):
         done["[annotation|annotations] numbered anew"] += len(ids)
         for number, item in enumerate(kept, 1):
@@ -106,7 +114,8 @@ def _fix_object(item: dict[str, Any], segmentation: str, entry: Entry, done: Cou
         done["[area computed from its mask|areas computed from their masks]"] += 1
     left, top, right, bottom = mask.boxes()[0].tolist()
     new, box = [left, top, right - left, bottom - top], item.get("bbox")
-    fits = isinstance(box, list) and len(box) == 4 and np.abs(np.subtract(box, new)).max() <= 3
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+    fits = numbers and np.abs(np.subtract(box, new)).max() <= 3
     if not fits:
         item["bbox"] = new
         done["[box computed from its mask|boxes computed from their masks]"] += 1
@@ -118,12 +127,11 @@ def _fix_segments(
 ) -> None:
     kept: list[Any] = []
     for item in plain["annotations"]:
-        entry = owners.get(item.get("image_id"))
+        entry = owners.get(_key(item, "image_id"))
         if entry is None or not entry.masks[0].is_file():
             continue
         to = place(survey.listing, entry.masks[0], folder)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(entry.masks[0].read_bytes())
+        copy_file(entry.masks[0], to)
         with suppress(UserError):  # told as a finding
             _fix_image(item, decode_ids(read_mask(entry.masks[0])), done)
         kept.append(item)
@@ -133,10 +141,10 @@ def _fix_segments(
 def _fix_image(item: dict[str, Any], ids: np.ndarray, done: Counter[str]) -> None:
     values, counts = np.unique(ids, return_counts=True)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    segments = item["segments_info"]
-    if set(pixels) - {0} - {segment["id"] for segment in segments}:
+    segments = item.get("segments_info") or []
+    if set(pixels) - {0} - {_key(segment, "id") for segment in segments}:
         return  # what an id that is not listed means would have to be guessed
-    there = [segment for segment in segments if segment["id"] in pixels]
+    there = [segment for segment in segments if _key(segment, "id") in pixels]
     done["[segment|segments] without a pixel left out"] += len(segments) - len(there)
     for segment in there:
         if "area" in segment and segment["area"] != pixels[segment["id"]]:

@@ -34,7 +34,8 @@ class MaskFacts:
 
     Args:
         path, header: the file.
-        values: raw values, or colours packed as r << 16 | g << 8 | b, int64 (V,) ascending; at most `masks.MOST_VALUES`.
+        values: raw values, or colours packed as r << 16 | g << 8 | b, int64 (V,) ascending; at most
+            `looking_masks.MOST_VALUES`, and of colours the `looking_masks.MOST_COLOURS` most frequent ones.
         counts: pixels of each, int64 (V,).
         between: pixels of each whose neighbours are both lower and higher, int64 (V,): what smoothing makes; zeros for
             colours and 16 bits.
@@ -131,9 +132,9 @@ class Look:
                 looking_coco.look_panoptic(entry, facts, self.known)
             elif self.data is not None and entry.record is not None:
                 looking_masks.look_read(entry.record, facts, self.data)
+        except MemoryError:
+            raise
         except Exception as error:
-            if isinstance(error, KeyboardInterrupt | MemoryError):
-                raise
             facts.tell("refused", entry.image, f"{type(error).__name__}: {error}")
         return facts
 
@@ -160,7 +161,7 @@ def look_at_image(entry: Entry, facts: Facts, *, pixels: bool) -> None:
         facts.grey = bool((part == part[..., :1]).all())
     facts.digest = blake2b(image.data, digest_size=16).digest()
     facts.hash, facts.flat = difference_hash(image)
-    if int(image.min()) == int(image.max()) and image.size > 1:
+    if image.min() == image.max() and image.size > 1:
         facts.tell("image_blank", path, f"all values are {image.flat[0]}")
 
 

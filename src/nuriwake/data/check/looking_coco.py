@@ -25,6 +25,7 @@ SAME = 0.9
 
 _BOX_PIXELS, _BOX_SHARE = 3.0, 0.1  # by how much a box may miss its mask: tools round, and some add a pixel
 _AREA_RIM, _AREA_SHARE = 6.0, 0.2  # a rim of one pixel and a half around a square; slim shapes have more
+_PAIRS = 1 << 21  # pairs of boxes compared at once: an image may hold tens of thousands of objects
 _OUTSIDE = 2.0  # pixels beyond the image that rounding explains
 
 
@@ -197,12 +198,17 @@ def _compare_pairs(good: Sequence[Annotation], masks: RunMasks, boxes: np.ndarra
 
 def _near(boxes: np.ndarray) -> list[tuple[int, int]]:
     """Pairs i < j of `boxes` (N, 4) whose IoU is so high that their masks may be the same."""
-    corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    sides = np.clip(np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner, 0, None)
-    common = sides.prod(axis=2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    overlap = common / np.maximum(areas[:, None] + areas[None] - common, 1e-9)
-    return [(i, j) for i, j in np.argwhere(np.triu(overlap > 0.7, 1)).tolist()]
+    pairs: list[tuple[int, int]] = []
+    step = max(1, _PAIRS // max(len(boxes), 1))
+    for start in range(0, len(boxes), step):
+        part = boxes[start : start + step]
+        corner = np.maximum(part[:, None, :2], boxes[None, :, :2])
+        sides = np.clip(np.minimum(part[:, None, 2:], boxes[None, :, 2:]) - corner, 0, None)
+        common = sides.prod(axis=2)
+        overlap = common / np.maximum(areas[start : start + step, None] + areas[None] - common, 1e-9)
+        pairs += [(start + i, j) for i, j in np.argwhere(np.triu(overlap > 0.7, start + 1)).tolist()]
+    return pairs
 
 
 def _who(entry: Entry, annotation: Annotation) -> str:

@@ -19,6 +19,9 @@ from nuriwake.data.statistics import count_classes
 MOST_VALUES = 4096
 """So many different values of a mask are kept; more are no code of classes."""
 
+MOST_COLOURS = 512
+"""So many colours of a mask are kept, the most frequent ones: a mask that was JPEG once has thousands, and masks are many."""
+
 _MOST_PARTS, _MOST_OBJECTS = 40, 2000
 
 
@@ -53,7 +56,8 @@ def mask_facts(path: Path, header: ImageHeader, raw: np.ndarray) -> MaskFacts:
     between = np.zeros(0, np.int64)
     if coloured:
         values, counts = np.unique(pack(raw), return_counts=True)
-        values, counts = values[:MOST_VALUES], counts[:MOST_VALUES]
+        kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_COLOURS])
+        values, counts = values[kept], counts[kept]
     else:
         histogram = np.bincount(grey.ravel())
         values = np.flatnonzero(histogram)[:MOST_VALUES]
