@@ -38,12 +38,33 @@ class Parts:
     tile: np.ndarray
 
 
+@dataclass(frozen=True)
+class Group:
+    """The parts of one object.
+
+    Attributes:
+        members: int64 (n,), numbers of parts.
+        frame: int64 (4,), xyxy half-open, around all of them.
+        whole: the part that shows all of it; None where it is larger than what a tile shows.
+    """
+
+    members: np.ndarray
+    frame: np.ndarray
+    whole: int | None
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """int64 (n,), the parts whose union the object is."""
+        return self.members if self.whole is None else np.array([self.whole])
+
+
 def group_parts(parts: Parts, layout: Layout) -> np.ndarray:
     """The object that each part belongs to, int64 (P,), numbered from 0 in the order of their first parts."""
     parent = list(range(len(parts.labels)))
     bounds = np.searchsorted(parts.tile, np.arange(len(layout) + 1))
     for one, other, strip in layout.strips():
-        first, second = (_reaching(parts, slice(*bounds[tile : tile + 2].tolist()), strip) for tile in (one, other))
+        ranges = (np.arange(*bounds[tile : tile + 2].tolist()) for tile in (one, other))
+        first, second = (those[reaching(parts.frames[those], strip)] for those in ranges)
         if len(first) and len(second):
             for a, b in _pairs(parts, (first, second), strip, layout):
                 parent[_root(parent, b)] = _root(parent, a)
@@ -52,11 +73,9 @@ def group_parts(parts: Parts, layout: Layout) -> np.ndarray:
     return np.argsort(np.argsort(places))[which] if len(roots) else roots
 
 
-def _reaching(parts: Parts, those: slice, strip: np.ndarray) -> np.ndarray:
-    """Which of the parts `those` have a box that reaches into `strip`."""
-    frames = parts.frames[those]
-    there = (frames[:, :2] < strip[2:]).all(1) & (frames[:, 2:] > strip[:2]).all(1)
-    return np.flatnonzero(there) + those.start
+def reaching(frames: np.ndarray, strip: np.ndarray) -> np.ndarray:
+    """bool (n,): which of the boxes `frames` (n, 4) reach into `strip` (4,)."""
+    return np.asarray((frames[:, :2] < strip[2:]).all(1) & (frames[:, 2:] > strip[:2]).all(1))
 
 
 def _pairs(

@@ -5,38 +5,21 @@
    least where its input ends. Otherwise the object is the union of its parts, its score the mean of theirs by area.
 3. A tile that shows a place better has the last word on it: what no other tile agrees with is left out where one shows all of
    it, and the part is cut or its centre lies in the other's cell. So each place is answered by one tile, as without tiles.
-Suppression of doubles (non-maximum suppression by masks) is part of 1: two objects of a class that share more than half of
-their union do so in the strip in which they meet, so that they are parts of one. Objects that one and the same tile told
-apart stay apart.
+4. Two objects of a class taken from different tiles, whose masks share more than half of their union, are one: the surer stays
+   (`doubles`). Where one tile gives both, they are the model's own answer and stay apart.
 
-With tiles that answer with the truth, the result is the truth, for objects that hang together; pieces of one object with
-nothing between them in any tile's overlap cannot be known to be one.
+With tiles that answer with the truth, the result is the truth, for objects that hang together and share at most half of their
+union; pieces of one object with nothing between them in any tile's overlap cannot be known to be one.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.runs import RunMasks
+from nuriwake.inference.joining.doubles import without_doubles
 from nuriwake.inference.joining.layout import Layout
-from nuriwake.inference.joining.matching import Parts, group_parts
-
-
-@dataclass(frozen=True)
-class Group:
-    """The parts of one object.
-
-    Attributes:
-        members: int64 (n,), numbers of parts.
-        frame: int64 (4,), xyxy half-open, around all of them.
-        whole: the part that shows all of it; None where it is larger than what a tile shows.
-    """
-
-    members: np.ndarray
-    frame: np.ndarray
-    whole: int | None
+from nuriwake.inference.joining.matching import Group, Parts, group_parts
 
 
 class ObjectJoiner:
@@ -67,7 +50,7 @@ class ObjectJoiner:
             if len(members)
         ]
         groups = [group for group in groups if not _better_known(group, parts, self._layout)]
-        joined = _united(found, groups)
+        joined = without_doubles(_united(found, groups), groups, parts, self._layout)
         return joined if joined.scores is None else joined[np.argsort(-joined.scores, kind="stable")]
 
 
@@ -103,7 +86,7 @@ def _better_known(group: Group, parts: Parts, layout: Layout) -> bool:
 
 def _united(found: Instances, groups: list[Group]) -> Instances:
     """One object per group."""
-    chosen = [group.members if group.whole is None else np.array([group.whole]) for group in groups]
+    chosen = [group.chosen for group in groups]
     masks = [found.masks[members] if len(members) == 1 else found.masks[members].merge() for members in chosen]
     boxes = [found.boxes[members] for members in chosen]
     areas = found.masks.areas()
