@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import Any, ClassVar, Protocol, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.lookup import import_object
-from nuriwake.core.serial import from_plain
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.core.targets import SemanticMap, Size, Target
 from nuriwake.inference.augmentation import Flip, flip_tensor
+from nuriwake.inference.joining.maps import without_small_stuff
 from nuriwake.inference.postprocess import postprocess
 from nuriwake.inference.settings import PredictSettings
 from nuriwake.inference.strips import resized_strips
@@ -112,6 +114,19 @@ def decode(decoder: Decoder, passes: Sequence[Pass], request: Request) -> Target
     """The answer of `decoder`; `passes` of one that does not blend are one tile, as it is, at one scale."""
     assert decoder.blends or [len(item.flips) * len(item.grid.tops) * len(item.grid.lefts) for item in passes] == [1]
     return decoder(passes, request)
+
+
+def split_for_tiles(decoder: Decoder) -> tuple[Decoder, Callable[[Target], Target]]:
+    """The decoder for the tiles of an image, and what is done with the joined answer: rules that no tile can keep alone.
+
+    The least area of stuff is one of the whole image; of a meadow, a tile may show a corner.
+    """
+    options = to_plain(decoder)
+    if "stuff_area" not in options:
+        return decoder, lambda answer: answer
+    least = options["stuff_area"]
+    tiled = from_plain(type(decoder), {**options, "stuff_area": 0}, "settings.decoding")
+    return tiled, lambda answer: without_small_stuff(cast(Panoptic, answer), least)
 
 
 def output_type(model: Model | type[Model]) -> type:

@@ -19,7 +19,16 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.targets import Size, Target
 from nuriwake.core.views import instance_space, semantic_space
 from nuriwake.inference.augmentation import FLIPS, Flip, flip_array
-from nuriwake.inference.decoding import Pass, Request, Watch, decode, find_decoder, output_type, probability_strips
+from nuriwake.inference.decoding import (
+    Pass,
+    Request,
+    Watch,
+    decode,
+    find_decoder,
+    output_type,
+    probability_strips,
+    split_for_tiles,
+)
 from nuriwake.inference.joining.joining import join_tiles
 from nuriwake.inference.joining.layout import Layout, lay_out
 from nuriwake.inference.preprocessing import Preprocessing
@@ -173,6 +182,7 @@ class Predictor:
     def _joined(self, array: np.ndarray, layout: Layout) -> Target:
         """The answer for the image, put together from those for its tiles."""
         seen, asked = self.preprocessing.for_image(array), deque[tuple[Size, Grid]]()
+        decoder, finish = split_for_tiles(self._decoder)
 
         def inputs() -> Iterator[np.ndarray]:
             for left, top, right, bottom in layout.windows.tolist():
@@ -186,9 +196,9 @@ class Predictor:
             for item in self._outputs(inputs()):
                 size, grid = asked.popleft()
                 request = Request(size, self.task, self.space, self.settings)
-                yield decode(self._decoder, [Pass(grid, ("none",), iter([item]))], request)
+                yield decode(decoder, [Pass(grid, ("none",), iter([item]))], request)
 
-        return join_tiles(answers(), layout)
+        return finish(join_tiles(answers(), layout))
 
     def _request(self, array: np.ndarray, watch: Watch | None) -> Request:
         return Request((array.shape[0], array.shape[1]), self.task, self.space, self.settings, watch)

@@ -223,7 +223,7 @@ def test_a_predictor_answers_with_instances():
     assert len(found) > 0
     again = predictor.batch([image, image])
     assert all((answer.masks.dense() == found.masks.dense()).all() for answer in again)
-    with pytest.raises(UserError, match="cannot be blended"):
+    with pytest.raises(UserError, match="mirrored copies and of several scales are averaged"):
         predictor.with_settings(PredictSettings(tile=None, flips="horizontal", decoding=options))(image)
 
 

@@ -34,7 +34,8 @@ class PanopticRegionDecoder:
     Args:
         score_threshold: things of a lower score are left out.
         overlap_threshold: a thing is left out when more than this share of its mask is taken.
-        stuff_area: the least pixels of a segment of stuff, in the user's image.
+        stuff_area: the least pixels of a segment of stuff, in the user's image; of one that is taken in tiles, in the
+            joined map.
         mask_threshold, paste: see `RegionDecoder`.
 
     Raises:

@@ -106,6 +106,22 @@ class SegmentJoiner:
         )
 
 
+def without_small_stuff(answer: Panoptic, least: int) -> Panoptic:
+    """`answer`, whose ids are 1, 2, .., with void in place of classes of stuff of fewer than `least` pixels."""
+    things = np.array(answer.space.things, bool)[answer.labels]
+    kept = things | (answer.areas() >= least)
+    if kept.all():
+        return answer
+    names = np.append(0, np.where(kept, np.cumsum(kept), 0)).astype(np.int32)
+    return Panoptic(
+        names[answer.ids],
+        np.arange(1, int(kept.sum()) + 1, dtype=np.int32),
+        answer.labels[kept],
+        answer.space,
+        scores=None if answer.scores is None else answer.scores[kept],
+    )
+
+
 def cell_of(layout: Layout, tile: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Rows and columns of the cell of `tile` in the image, and in the tile."""
     left, top, right, bottom = layout.cells[tile].tolist()
