@@ -4,8 +4,10 @@ import torch
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.targets import SemanticMap
 from nuriwake.inference.decoding import output_type
+from nuriwake.metrics.metric import MetricSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
@@ -24,6 +26,16 @@ def test_a_task_follows_the_label_space(space, channels, headline):
     assert task.channels(space, PixelLogits) == channels
     assert task.headline_name(space, None) == headline
     assert task.headline_name(space, "pixel_accuracy") == "pixel_accuracy"
+
+
+def test_segments_of_stuff_alone_are_scored_without_objects():
+    task, things = get_task("panoptic"), LabelSpace(("a", "b"), (True, False))
+    assert task.usual(things) == ("semantic", "instance")
+    labels = np.repeat(np.arange(3, dtype=np.int32)[:, None], 4, 1)
+    truth = Panoptic(labels + 1, np.arange(1, 4, dtype=np.int32), np.arange(3, dtype=np.int32), THREE)
+    for metric in task.build_metrics(THREE, task.usual(THREE), MetricSettings()):
+        scores = metric.update(truth, truth)
+        assert scores.get("pq", 1.0) == scores.get("mean_iou", 1.0) == 1.0
 
 
 def test_an_unknown_metric_or_task_names_the_nearest():
@@ -79,3 +91,15 @@ def test_a_model_with_another_output_is_refused():
 
     with pytest.raises(UserError, match="its output is int, expected PixelLogits"):
         get_task("semantic").criterion(Other(), BINARY, LossSettings("dice"))
+
+
+@pytest.mark.parametrize(
+    ("task", "model"), [("instance", "solov2_mobilenet_v2"), ("panoptic", "panoptic_fpn_mobilenet_v2")]
+)
+def test_class_weights_are_refused_where_the_loss_has_none(task, model):
+    space = LabelSpace(("a", "b"), (True, False)) if task == "panoptic" else LabelSpace(("a", "b"), (True, True))
+    built = build_model(model, in_channels=3, classes=2, options={"things": [0]} if task == "panoptic" else {})
+    row = get_task(task)
+    assert row.criterion(built, space, LossSettings({})) is not None
+    with pytest.raises(UserError, match=r"loss\.class_weights: .* set it to none"):
+        row.criterion(built, space, LossSettings({}, class_weights=torch.ones(2)))

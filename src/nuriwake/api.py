@@ -188,7 +188,7 @@ def evaluate(
     request = EvaluationRequest(
         asked,
         asked.headline_name(found.space, None),
-        metrics=(*asked.usual, *metrics),
+        metrics=(*asked.usual(found.space), *metrics),
         settings=MetricSettings(tolerance),
     )
     predictor = load(path, device=device, settings=settings, task=task)

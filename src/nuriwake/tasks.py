@@ -78,7 +78,7 @@ class Task:
         criteria: output type -> builder of the loss.
         metric: label space -> the metric that every evaluation counts; the headline is one of its scores.
         metrics: name -> builder of a further metric, counted when it is asked for.
-        usual: those of `metrics` that every evaluation of a finished model counts.
+        usual: label space -> those of `metrics` that every evaluation of a finished model counts.
         headline: label space -> the name of the score that chooses the best weights; higher is better.
         metric_names: label space -> the scores that may be the headline.
         channels: label space -> what a model of ours is built with as `classes`.
@@ -98,7 +98,7 @@ class Task:
     metric_names: Callable[[LabelSpace], tuple[str, ...]]
     channels: Callable[[LabelSpace, type], int]
     thresholds: Callable[[LabelSpace], bool]
-    usual: tuple[str, ...] = ()
+    usual: Callable[[LabelSpace], tuple[str, ...]]
 
     def criterion(self, model: Model, space: LabelSpace, settings: LossSettings) -> nn.Module:
         """The loss for what `model` puts out: output, truth -> named terms.
@@ -196,6 +196,7 @@ def _object_criterion(criterion: str, settings_type: str) -> Callable[[LabelSpac
     """A criterion built from its own frozen settings: `loss.terms` are its weights by name, `loss.options` its other fields."""
 
     def build(space: LabelSpace, settings: LossSettings) -> nn.Module:
+        _refuse_class_weights(settings)
         return import_object(criterion)(_object_settings(settings_type, settings))
 
     return build
@@ -211,7 +212,13 @@ def _object_settings(settings_type: str, settings: LossSettings) -> Any:
     return from_plain(import_object(settings_type), plain, "loss.options")
 
 
+def _refuse_class_weights(settings: LossSettings) -> None:
+    if settings.class_weights is not None:
+        raise UserError("loss.class_weights: the loss of this model has no weights of classes; set it to none.")
+
+
 def _region_pixel_criterion(space: LabelSpace, settings: LossSettings) -> nn.Module:
+    _refuse_class_weights(settings)
     return RegionPixelCriterion(space.things, _object_settings(_REGION_LOSS, settings))
 
 
@@ -275,6 +282,7 @@ TASKS: dict[str, Any] = {
         metric_names=metric_names,
         channels=_logit_channels,
         thresholds=_yes_or_no,
+        usual=_always(()),
     ),
     "instance": Task(
         name="instance",
@@ -295,6 +303,7 @@ TASKS: dict[str, Any] = {
         metric_names=_always(tuple(f"{kind}_{name}" for kind in ("mask", "box") for name in FIGURES)),
         channels=_class_count,
         thresholds=_never,
+        usual=_always(()),
     ),
     "panoptic": Task(
         name="panoptic",
@@ -310,6 +319,6 @@ TASKS: dict[str, Any] = {
         metric_names=_always(PANOPTIC_FIGURES),
         channels=_class_count,
         thresholds=_never,
-        usual=("semantic", "instance"),
+        usual=lambda space: ("semantic", "instance") if any(space.things) else ("semantic",),
     ),
 }

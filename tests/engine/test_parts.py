@@ -12,7 +12,7 @@ from torch import nn
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.engine.augmentation import training_pipeline
-from nuriwake.engine.choose import choose, choose_task
+from nuriwake.engine.choose import choose, choose_task, choose_things
 from nuriwake.engine.config import (
     AugmentationConfig,
     DataConfig,
@@ -381,6 +381,13 @@ def test_the_task_is_that_of_the_model_and_the_data(model, space, task):
     config, (choice,) = choose_task(RunConfig(DataConfig(Path("data")), model=ModelConfig(model)), space)
     assert (config.task, choice.field) == (task, "task")
     assert choose_task(config, space) == (config, [])
+
+
+def test_a_model_of_things_needs_things():
+    config = RunConfig(DataConfig(Path("data")), model=ModelConfig("panoptic_fpn_r50"), task="panoptic")
+    assert choose_things(config, BOTH)[0].model.options["things"] == [0]
+    with pytest.raises(UserError, match="'panoptic_fpn_r50' finds countable things, but the data have none"):
+        choose_things(config, STUFF)
 
 
 def test_a_task_that_the_model_cannot_learn_is_refused():

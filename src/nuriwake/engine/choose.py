@@ -112,10 +112,19 @@ def choose_task(config: RunConfig, space: LabelSpace) -> tuple[RunConfig, list[C
 
 
 def choose_things(config: RunConfig, space: LabelSpace) -> tuple[RunConfig, list[Choice]]:
-    """`config` with the countable classes for a model that has parts of its own for them."""
+    """`config` with the countable classes for a model that has parts of its own for them.
+
+    Raises:
+        UserError: there are none.
+    """
     if "things" not in model_options(config.model.name) or "things" in config.model.options:
         return config, []
     things = [index for index, thing in enumerate(space.things) if thing]
+    if not things:
+        raise UserError(
+            f"model.name: '{config.model.name}' finds countable things, but the data have none among their {len(space)} "
+            "classes; choose a model for semantic segmentation or a Mask2Former."
+        )
     why = f"{len(things)} of {len(space)} classes are countable"
     return override(config, {"model.options.things": things}), [Choice("model.options.things", things, why)]
 

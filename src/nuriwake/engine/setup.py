@@ -125,7 +125,7 @@ class Job:
         return EvaluationRequest(
             self.task,
             self.config.evaluation.metric or "",
-            metrics=(*self.task.usual, *self.config.evaluation.metrics) if final else (),
+            metrics=(*self.task.usual(self.data.space), *self.config.evaluation.metrics) if final else (),
             settings=MetricSettings(self.config.evaluation.tolerance),
             thresholds=not (final or self.config.predict.thresholds) and self.task.thresholds(self.data.space),
             team=self.team,
