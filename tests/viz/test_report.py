@@ -59,6 +59,7 @@ def report_data(name: str = "核", **changes) -> ReportData:
         "history": [{"step": 1, "loss": 1.0, name: 0.5}, {"step": 2, "loss": 0.9, name: 0.6}],
         "best_step": 2,
         "class_scores": {"IoU": [0.9, None, 0.1], name: [0.5, float("nan"), 0.2]},
+        "class_counts": {"objects": [0, 3, 1200]},
         "class_pixels": (5000, 0, 12),
         "confusion": np.array([[9, 1, 0], [0, 0, 0], [1, 1, 8]]),
         "best": (example,),
@@ -91,6 +92,18 @@ def test_names_from_files_stay_text(name):
     assert {attribute for attribute, _ in page.attributes} <= ATTRIBUTES
     assert name in page.texts, "the name is shown as it is"
     assert f"Truth of val/{name}" in [value for attribute, value in page.attributes if attribute == "alt"]
+
+
+def test_counts_are_whole_and_classes_that_nobody_saw_stand_aside():
+    space = LabelSpace(tuple(f"class {index}" for index in range(133)))
+    scores, counts = [None] * 133, [0] * 133
+    scores[7], counts[7], counts[9], scores[11] = 0.25, 1200, 3, 0.0
+    data = ReportData(title="t", space=space, class_scores={"ap": scores}, class_counts={"objects": counts})
+    texts = Page(render_report(data)).texts
+    start, stop = texts.index("objects"), next(i for i, part in enumerate(texts) if part.startswith("Neither"))
+    cells = [part for part in texts[start + 1 : stop] if part.strip()]
+    assert cells == ["class 7", "0.250", "1,200", "class 9", "absent", "3", "class 11", "0.000", "0"]
+    assert "(130 of 133): class 0, class 1, " in texts[stop]
 
 
 def test_report_loads_nothing(page):

@@ -57,19 +57,27 @@ def _print(found: "Evaluation", title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nuriwake.metrics.metric import is_seen
+
     scores = Table("score", "value")
     for name, value in found.scores.items():
         scores.add_row(name, _number(value))
     console = Console()
     console.print(title, markup=False, highlight=False)
     console.print(scores)
-    columns = list(dict.fromkeys(score for row in found.per_class.values() for score in row))
-    widest = max(map(len, found.per_class), default=0)
+    shown = {name: row for name, row in found.per_class.items() if is_seen(row)}
+    columns = list(dict.fromkeys(score for row in shown.values() for score in row))
+    widest = max(map(len, shown), default=0)
     for group in _fitting(columns, console.width - widest - 4):
         classes = Table("class", *group)
-        for name, row in found.per_class.items():
+        for name, row in shown.items():
             classes.add_row(name, *(_number(row.get(column)) for column in group))
         console.print(classes)
+    absent = len(found.per_class) - len(shown)
+    if absent:
+        console.print(
+            f"{absent} of {len(found.per_class)} classes are neither in the truth nor predicted.", highlight=False
+        )
 
 
 def _fitting(columns: list[str], width: int) -> list[list[str]]:
@@ -85,4 +93,4 @@ def _fitting(columns: list[str], width: int) -> list[list[str]]:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

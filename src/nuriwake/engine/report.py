@@ -1,10 +1,9 @@
 """The run's report and plots: what `viz` draws, gathered from the run folder."""
 
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +18,9 @@ from nuriwake.viz.history import history_figures
 from nuriwake.viz.plots import class_figure, confusion_figure
 from nuriwake.viz.report import Choice, Example, Headline, ReportData, write_report
 from nuriwake.weights.bundle import describe_bundle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXAMPLES = 6
 """Best and worst images shown, of each."""
@@ -53,6 +55,7 @@ def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
             history=run.history,
             best_step=evaluation.get("step"),
             class_scores=_class_scores(evaluation, space),
+            class_counts=_class_counts(evaluation, space),
             confusion=np.array(evaluation["confusion"]) if space.exclusive and evaluation.get("confusion") else None,
             best=_examples(evaluation, "best", data, config.data.val, predictor),
             worst=_examples(evaluation, "worst", data, config.data.val, predictor),
@@ -71,7 +74,7 @@ def write_run_plots(run: Run) -> list[Path]:
         for name, figure in history_figures(run.history, best_step=evaluation.get("step")).items()
     }
     if evaluation:
-        figures["classes"] = class_figure(space.names, _class_scores(evaluation, space, CLASS_SHARES))
+        figures["classes"] = _class_figure(evaluation, space)
         if space.exclusive and evaluation.get("confusion"):
             figures["confusion"] = confusion_figure(np.array(evaluation["confusion"]), space.names)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
@@ -107,12 +110,27 @@ def _headlines(evaluation: dict[str, Any]) -> tuple[Headline, ...]:
     )
 
 
-def _class_scores(
-    evaluation: dict[str, Any], space: LabelSpace, wanted: Sequence[str] = (*CLASS_SHARES, *CLASS_COUNTS)
-) -> dict[str, Sequence[float | None]]:
+def _class_scores(evaluation: dict[str, Any], space: LabelSpace) -> dict[str, list[float | None]]:
     rows: dict[str, dict[str, float | None]] = evaluation.get("per_class", {})
     present = {name for row in rows.values() for name in row}
-    return {name: [rows.get(of, {}).get(name) for of in space.names] for name in wanted if name in present}
+    return {name: [rows.get(of, {}).get(name) for of in space.names] for name in CLASS_SHARES if name in present}
+
+
+def _class_counts(evaluation: dict[str, Any], space: LabelSpace) -> dict[str, list[int]]:
+    rows: dict[str, dict[str, float]] = evaluation.get("per_class", {})
+    present = {name for row in rows.values() for name in row}
+    return {
+        name: [int(rows.get(of, {}).get(name, 0)) for of in space.names] for name in CLASS_COUNTS if name in present
+    }
+
+
+def _class_figure(evaluation: dict[str, Any], space: LabelSpace) -> "Figure":
+    """Bars of the classes that have a score."""
+    scores = _class_scores(evaluation, space)
+    seen = [index for index in range(len(space)) if any(row[index] is not None for row in scores.values())]
+    return class_figure(
+        [space.names[index] for index in seen], {name: [row[index] for index in seen] for name, row in scores.items()}
+    )
 
 
 def _examples(

@@ -100,7 +100,7 @@ class InstanceMetric:
             for index, row in enumerate(out.values()):
                 row |= {f"{kind}_{name}": float(value) for name, value in zip(_RATIOS, ratios[index], strict=True)}
         for index, row in enumerate(out.values()):
-            row |= {name: float(column[index]) for name, column in counts.items()}
+            row |= {name: int(column[index]) for name, column in counts.items()}
         return out
 
     def report(self) -> MetricReport:

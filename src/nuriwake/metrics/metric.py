@@ -109,8 +109,14 @@ def layers(labels: SemanticMap) -> list[np.ndarray]:
 
 
 def without_nan(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """`scores` with None for nan, which JSON cannot hold."""
-    return {name: None if math.isnan(value) else float(value) for name, value in scores.items()}
+    """`scores` with None for nan, which JSON cannot hold; counts stay whole numbers."""
+    plain = {name: value if isinstance(value, int) else float(value) for name, value in scores.items()}
+    return {name: None if math.isnan(value) else value for name, value in plain.items()}
+
+
+def is_seen(row: Mapping[str, float | None]) -> bool:
+    """Whether a class of `MetricReport.per_class` is in the truth or predicted: a score is defined, or a count is not 0."""
+    return any(value if isinstance(value, int) else value is not None for value in row.values())
 
 
 def _kind(space: LabelSpace) -> str:

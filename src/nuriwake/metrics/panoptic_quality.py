@@ -1,5 +1,6 @@
 """Panoptic quality (Kirillov et al., "Panoptic Segmentation", CVPR 2019), equal to panopticapi's."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,13 +57,13 @@ class PanopticMetric:
         return _figures(self._counts, self._iou, self._things)
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Class name -> pq, sq, rq (nan when it was never seen) and the counts behind them: matched, false and missed segments and
-        the sum of the IoU of the matches."""
+        """Class name -> pq, sq, rq and the counts behind them: matched, false and missed segments, and the sum of the IoU of
+        the matches. What is no count is nan when the class was never seen."""
         rows = zip(class_qualities(self._counts, self._iou), self._counts, self._iou, strict=True)
         return {
             name: dict(zip(("pq", "sq", "rq"), qualities.tolist(), strict=True))
-            | dict(zip(_COUNTS, map(float, counts), strict=True))
-            | {"matched_iou_sum": float(iou)}
+            | dict(zip(_COUNTS, counts.tolist(), strict=True))
+            | {"matched_iou_sum": float(iou) if counts.any() else math.nan}
             for name, (qualities, counts, iou) in zip(self.space.names, rows, strict=True)
         }
 

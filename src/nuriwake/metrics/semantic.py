@@ -142,7 +142,7 @@ class SemanticMetric:
         """Class name -> the `COLUMNS`; nan where absent."""
         scores = self.scores()
         return {
-            name: {column: float(getattr(scores, column)[index]) for column in COLUMNS}
+            name: {column: getattr(scores, column)[index].item() for column in COLUMNS}
             for index, name in enumerate(self.space.names)
         }
 

@@ -65,6 +65,7 @@ class ReportData:
         best_step: where the best checkpoint lies on the history.
         space: the classes.
         class_scores: name of the score -> one value per class, None where the class is absent.
+        class_counts: name of the count -> one number per class, whatever was counted of it.
         class_pixels: pixels of truth per class; empty when not counted.
         confusion: (K, K) counts, rows truth; None for multi-label spaces.
         best, worst: validation images of the highest and the lowest score.
@@ -85,6 +86,7 @@ class ReportData:
     history: Sequence[Mapping[str, Any]] = ()
     best_step: float | None = None
     class_scores: Mapping[str, Sequence[float | None]] | None = None
+    class_counts: Mapping[str, Sequence[int]] | None = None
     class_pixels: Sequence[int] = ()
     confusion: np.ndarray | None = None
     best: tuple[Example, ...] = ()
@@ -95,7 +97,8 @@ class ReportData:
 
     def __post_init__(self) -> None:
         count = len(self.space)
-        columns = {**(self.class_scores or {}), **({"pixels": self.class_pixels} if self.class_pixels else {})}
+        pixels = {"pixels": self.class_pixels} if self.class_pixels else {}
+        columns = {**(self.class_scores or {}), **(self.class_counts or {}), **pixels}
         for name, values in columns.items():
             if len(values) != count:
                 raise UserError(f"The report's '{name}' has {len(values)} values for {count} classes.")
@@ -159,29 +162,56 @@ def _history(data: ReportData) -> Html:
 
 
 def _class_table(data: ReportData) -> Html:
-    scores = data.class_scores or {}
-    if not scores and not data.class_pixels:
+    scores, counts = data.class_scores or {}, dict(data.class_counts or {})
+    if data.class_pixels:
+        counts = {"pixels of truth": data.class_pixels, **counts}
+    if not scores and not counts:
         return Html("")
-    rows: list[list[Html]] = []
-    for index, (name, colour) in enumerate(zip(data.space.names, data.space.colours, strict=True)):
-        cells = [Html(html.swatch(colour) + text(name))]
-        cells += [text(f"{data.class_pixels[index]:,}")] if data.class_pixels else []
-        rows.append(cells + [_score(values[index]) for values in scores.values()])
-    header = ("class", *(("pixels of truth",) if data.class_pixels else ()), *scores)
-    return html.table(header, rows, numbers_from=1)
+    shown = _seen_classes(data)
+    rows = [
+        [
+            Html(html.swatch(data.space.colours[index]) + text(data.space.names[index])),
+            *(_score(values[index]) for values in scores.values()),
+            *(text(f"{values[index]:,}") for values in counts.values()),
+        ]
+        for index in shown
+    ]
+    absent = [name for index, name in enumerate(data.space.names) if index not in shown]
+    others = f"Neither in the truth nor predicted ({len(absent)} of {len(data.space)}): {', '.join(absent)}."
+    return html.join(
+        [
+            html.table(("class", *scores, *counts), rows, numbers_from=1) if rows else Html(""),
+            element("p", text(others), kind="muted") if absent else Html(""),
+        ]
+    )
+
+
+def _seen_classes(data: ReportData) -> list[int]:
+    """The classes of which there is a score, or a count that is not 0."""
+    scores, counts = (data.class_scores or {}).values(), [*(data.class_counts or {}).values()]
+    counts += [data.class_pixels] if data.class_pixels else []
+    return [
+        index
+        for index in range(len(data.space))
+        if any(row[index] for row in counts) or not all(_is_missing(row[index]) for row in scores)
+    ]
+
+
+def _is_missing(value: float | None) -> bool:
+    return value is None or bool(np.isnan(value))
 
 
 def _score(value: float | None) -> Html:
-    if value is None or np.isnan(value):
-        return text("absent")
-    return text(f"{value:,.0f}" if value > 1 else f"{value:.3f}")  # counts stand beside shares
+    return text("absent" if value is None or _is_missing(value) else f"{value:.3f}")
 
 
 def _class_plot(data: ReportData) -> Html:
-    if not data.class_scores or len(data.space) < 3:
+    shown = _seen_classes(data)
+    if not data.class_scores or len(shown) < 3:
         return Html("")
-    scores = dict(list(data.class_scores.items())[:2])
-    return html.details("As bars", html.plot(class_figure(data.space.names, scores), about="scores of the classes"))
+    scores = {name: [row[index] for index in shown] for name, row in list(data.class_scores.items())[:2]}
+    figure = class_figure([data.space.names[index] for index in shown], scores)
+    return html.details("As bars", html.plot(figure, about="scores of the classes"))
 
 
 def _confusion(data: ReportData) -> Html:
