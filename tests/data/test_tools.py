@@ -1,7 +1,10 @@
 """YOLO polygons and LabelMe: read, written, read back to the same masks; what they cannot carry is said."""
 
 import base64
+import dataclasses
 import json
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
 
 import cv2
 import numpy as np
@@ -429,6 +432,24 @@ def test_label_studio_shapes(tmp_path):
     assert found["a"].masks.areas().tolist()[1] == 60
     assert len(found["b"]) == 0
     assert any("left out: 1 choices" in note for note in data.notes)
+
+
+def test_what_label_studio_needs_to_open_a_draft(tmp_path):
+    target = dataclasses.replace(difficult(), scores=np.ones(4, np.float32))
+    written = write_data([Sample(IMAGE, target, name="c d/a#1")], tmp_path, format="label_studio", space=SPACE)
+    home = tmp_path / "train"
+    view = ElementTree.parse(home / "label_config.xml").getroot()
+    rows = json.loads((home / "tasks.json").read_text())
+    shown = rows[0]["predictions"][0]["result"]
+    assert {row["from_name"] for row in shown} == {view.find("BrushLabels").get("name")}
+    assert {row["to_name"] for row in shown} == {view.find("Image").get("name")}
+    assert view.find("Image").get("value") == "$image"
+    assert [label.get("value") for label in view.iter("Label")] == ["cat", "dog"]
+    place = urllib.parse.parse_qs(urllib.parse.urlsplit(rows[0]["data"]["image"]).query)["d"][0]
+    assert (home / place).is_file()
+    assert "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT" in written.notes[-1]
+    with pytest.raises(UserError, match=r"tasks\.json: no task holds an annotation with an area"):
+        open_data(tmp_path)
 
 
 def test_label_studio_exports_whose_first_task_is_long(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import urllib.parse
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,16 @@ from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.headers import image_header
 from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
-from nuriwake.data.seen import as_instances
+from nuriwake.data.seen import as_instances, countable
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
 
 _ROUND = 64
 _LABELS = {"polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels"}
+_OPENING = (
+    "To open it in Label Studio: label_config.xml is the labelling interface, tasks.json is imported; start Label Studio with "
+    "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=<the folder of tasks.json>, and "
+    "add its images folder as a local storage."
+)
 _IMAGE_KEYS = ("image", "img", "image_url", "url")
 
 
@@ -94,6 +100,11 @@ def open_label_studio(root: Path, description: DataDescription) -> DataSet:
     except UserError as error:
         raise UserError(f"{paths[0]}: {error}") from error
     classes = find_classes(root, description)
+    if not found and not classes.names:
+        raise UserError(
+            f"{paths[0]}: no task holds an annotation with an area (predictions are drafts, and no truth); annotate them in Label "
+            "Studio and export again."
+        )
     space = object_space(classes.names or found, str(paths[0]))
     unknown = [label for label in found if label not in space.names]
     if unknown:
@@ -121,12 +132,12 @@ def open_label_studio(root: Path, description: DataDescription) -> DataSet:
 
 
 def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
-    """Writes <split>/tasks.json and <split>/images/: brush strokes, which lose nothing, or polygons.
+    """Writes <split>/tasks.json and <split>/images/: brush strokes, which lose nothing, or polygons; and label_config.xml, the
+    labelling interface that shows them.
 
     Raises:
         UserError: the split is there already, or a sample without objects one by one.
     """
-    del space  # results carry the names of their classes
     home = folder / settings.split
     refuse_existing(home)
     writer = ImageWriter(home / "images", settings)
@@ -138,19 +149,35 @@ def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpac
         file = writer.write(sample, writer.name(sample))
         kind = "annotations" if target.scores is None else "predictions"
         results = _results(target, settings, losses)
+        link = f"/data/local-files/?d=images/{urllib.parse.quote(file)}"
         tasks.append(
-            {"id": number, "data": {"image": file}, "annotations": []} | {kind: [{"id": number, "result": results}]}
+            {"id": number, "data": {"image": link}, "annotations": []} | {kind: [{"id": number, "result": results}]}
         )
         if target.crowd.any():
             count_note(notes, "images: crowd regions are written like objects")
         if (target.masks.areas() == 0).any():
             count_note(notes, "images: masks without a pixel are left out")
     write_text(home / "tasks.json", json.dumps(tasks, ensure_ascii=False))
+    write_text(home / "label_config.xml", _interface(countable(space), polygons=settings.polygons))
     texts = [f"{number} {text}." for text, number in notes.items()]
-    return Written((home / "tasks.json", *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
+    return Written(
+        (home / "tasks.json", home / "label_config.xml", *writer.files),
+        (*texts, *loss_notes(losses, "objects"), *writer.notes, _OPENING),
+    )
 
 
 FORMAT = Format(recognise, open_label_studio, write_label_studio, objects=True)
+
+
+def _interface(space: LabelSpace, *, polygons: bool) -> str:
+    kind = "PolygonLabels" if polygons else "BrushLabels"
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    labels = ElementTree.SubElement(view, kind, name="label", toName="image")
+    for name, colour in zip(space.names, space.colours, strict=True):
+        ElementTree.SubElement(labels, "Label", value=name, background="#{:02x}{:02x}{:02x}".format(*colour))
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
 
 
 def _results(target: Instances, settings: WriteSettings, losses: list[float]) -> list[dict[str, Any]]:
