@@ -39,12 +39,15 @@ class Case:
         steps: of the optimiser, of eight photographs each.
         score: that the training images must reach: mean IoU, mask AP at IoU 0.5, or PQ.
         changes: of the recipe's configuration.
+        near: the photographs at twice the size, for logits at stride 8: no answer of these reaches more than a mean IoU of 0.89
+            at the photographs' own size, where poles are two pixels wide (0.93 at twice it; 0.96 at stride 4).
     """
 
     model: str
     steps: int
     score: float
     changes: dict[str, Any] = field(default_factory=dict)
+    near: bool = False
 
 
 # The recipes' rates suit thousands of steps; by heart it goes faster with one larger rate for all of the network.
@@ -57,11 +60,11 @@ FAST = {
 }
 HRNET = {"model.options": {"layout": {"width": 16, "modules": [1, 1, 1], "blocks": 2, "first_blocks": 1}}}
 SEMANTIC = (
-    Case("unet", 400, 0.85, FAST | {"model.options": {"width": 16}}),
+    Case("unet", 1000, 0.85, FAST | {"model.options": {"width": 16}}),
     Case("unet_mobilenet_v2", 500, 0.85, FAST),
-    Case("deeplabv3_mobilenet_v2", 400, 0.85, FAST),
+    Case("deeplabv3_mobilenet_v2", 400, 0.85, FAST, near=True),
     Case("deeplabv3plus_mobilenet_v2", 400, 0.85, FAST),
-    Case("pspnet_mobilenet_v2", 400, 0.85, FAST),
+    Case("pspnet_mobilenet_v2", 400, 0.85, FAST, near=True),
     Case("semantic_fpn_mobilenet_v2", 400, 0.85, FAST),
     Case("segformer_b0", 500, 0.85, FAST),
     Case("hrnet_w18_small_v1", 400, 0.85, FAST),
@@ -79,23 +82,30 @@ PANOPTIC = (
 )
 
 
-@pytest.fixture(scope="session")
-def camvid_eight(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The middle 180x240 pixels of eight CamVid photographs, to train on and to be examined on.
+def eight_of_camvid(shared: Path, root: Path, *, near: bool) -> Path:
+    """The middle of eight CamVid photographs, 180x240 pixels or 120x160 at twice their size, as both splits.
 
     Cut out and not shrunk: the poles would be thinner than a pixel.
     """
-    source, root = shared / "data" / "camvid", tmp_path_factory.mktemp("camvid")
+    source = shared / "data" / "camvid"
+    rows, columns, zoom = (slice(135, 255), slice(160, 320), 2) if near else (slice(90, 270), slice(120, 360), 1)
     data = open_data(source)
     for record in data.records("train")[::46][:8]:
         sample = data.read(record)
-        image, labels = sample.image[90:270, 120:360, ::-1], sample.target.labels[90:270, 120:360]
+        image, labels = sample.image[rows, columns, ::-1], sample.target.labels[rows, columns]
         for split in ("train", "val"):
-            for kind, array in (("images", np.ascontiguousarray(image)), ("masks", np.ascontiguousarray(labels))):
+            for kind, array, how in (("images", image, cv2.INTER_CUBIC), ("masks", labels, cv2.INTER_NEAREST)):
                 (root / kind / split).mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(root / kind / split / f"{Path(record.name).name}.png"), array)
+                enlarged = cv2.resize(np.ascontiguousarray(array), None, fx=zoom, fy=zoom, interpolation=how)
+                cv2.imwrite(str(root / kind / split / f"{Path(record.name).name}.png"), enlarged)
     shutil.copy(source / "classes.json", root)
     return root
+
+
+@pytest.fixture(scope="session")
+def camvid_eight(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Eight road scenes; at twice their size under True."""
+    return {near: eight_of_camvid(shared, tmp_path_factory.mktemp("camvid"), near=near) for near in (False, True)}
 
 
 def few_of_coco(shared: Path, root: Path, *, task: str, count: int, name: str) -> Path:
@@ -160,7 +170,8 @@ def learnt(case: Case, data: Path, tmp_path: Path, shared: Path, *, crop: int, t
 
 @pytest.mark.parametrize("case", SEMANTIC, ids=lambda case: case.model)
 def test_eight_road_scenes_are_learnt_by_heart(case, camvid_eight, tmp_path, shared):
-    assert learnt(case, camvid_eight, tmp_path, shared, crop=160, task="semantic") > case.score
+    data, crop = camvid_eight[case.near], 224 if case.near else 160
+    assert learnt(case, data, tmp_path, shared, crop=crop, task="semantic") > case.score
 
 
 @pytest.mark.parametrize("case", INSTANCE, ids=lambda case: case.model)
