@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.files import write_text
+from nuriwake.core.files import atomic_path
 from nuriwake.core.size import Size
-from nuriwake.data.geotiff_place import Place, from_degrees, reference_system, ring_area, to_degrees
+from nuriwake.data.geotiff_place import (
+    Place,
+    following,
+    from_degrees,
+    reference_system,
+    ring_areas,
+    signed_areas,
+    to_degrees,
+)
 
 CLASS_PROPERTIES = ("class", "class_name", "label", "category", "name", "type")
 """Where the class of a feature is looked for, in this order."""
@@ -88,27 +96,31 @@ def in_pixels(features: Sequence[Feature], crs: str, place: Place) -> list[tuple
     points = np.concatenate(rings)
     if place.kind != "plain":
         points = from_degrees(points, place.crs, crs or "EPSG:4326")
-    moved = iter(np.split(place.to_pixels(points), np.cumsum([len(ring) for ring in rings])[:-1]))
+    points, ends = place.to_pixels(points), np.cumsum([len(ring) for ring in rings]).tolist()
+    moved = iter([points[start:end] for start, end in zip([0, *ends], ends, strict=False)])
     return [tuple(tuple(next(moved) for _ in part) for part in feature.parts) for feature in features]
 
 
 def on_map(shapes: Sequence[Feature], place: Place) -> tuple[list[Feature], list[float]]:
     """Features in columns and rows -> the same as they are written (degrees where the image has a reference system, else its own
     coordinates; rounded to a thousandth of a pixel; outlines anticlockwise), and their areas in `place.area_unit`."""
-    rings = [_divided(ring) for shape in shapes for part in shape.parts for ring in part]
+    rings = [ring for shape in shapes for part in shape.parts for ring in part]
     if not rings:
         return [], []
-    flat = place.to_map(np.concatenate(rings))
-    ends = np.cumsum([len(ring) for ring in rings])[:-1]
-    areas = iter([ring_area(ring, place) for ring in np.split(flat, ends)])
-    shown = to_degrees(flat, place.crs) if place.kind != "plain" else flat
-    moved = iter(np.split(np.round(shown, _digits(place)), ends))
+    points, ends = _divided(np.concatenate(rings), np.cumsum([len(ring) for ring in rings]))
+    flat = place.to_map(points)
+    areas = np.abs(ring_areas(flat, ends, place)).tolist()
+    shown = np.round(to_degrees(flat, place.crs) if place.kind != "plain" else flat, _digits(place))
+    outer = np.array([i == 0 for shape in shapes for part in shape.parts for i in range(len(part))])
+    shown, starts = _turned(shown, ends, outer), [0, *ends[:-1].tolist()]
+    moved = iter(zip(starts, ends.tolist(), areas, strict=True))
     written, sizes = [], []
     for shape in shapes:
         parts, size = [], 0.0
         for part in shape.parts:
-            size += abs(next(areas)) - sum(abs(next(areas)) for _ in part[1:])
-            parts.append(tuple(_turned(next(moved), outer=i == 0) for i in range(len(part))))
+            found = [next(moved) for _ in part]
+            size += found[0][2] - sum(area for _, _, area in found[1:])
+            parts.append(tuple(shown[start:end] for start, end, _ in found))
         written.append(Feature(tuple(parts), shape.properties))
         sizes.append(size)
     return written, sizes
@@ -116,9 +128,13 @@ def on_map(shapes: Sequence[Feature], place: Place) -> tuple[list[Feature], list
 
 def write_features(path: Path, features: Sequence[Feature], about: Mapping[str, Any]) -> None:
     """Writes a FeatureCollection, atomically, one feature a line; `about` is its member "nuriwake"."""
-    lines = [json.dumps(_plain(feature), ensure_ascii=False, allow_nan=False) for feature in features]
     head = json.dumps({"type": "FeatureCollection", "nuriwake": dict(about)}, ensure_ascii=False)[:-1]
-    write_text(path, f'{head}, "features": [\n' + ",\n".join(lines) + "\n]}\n")
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f'{head}, "features": [')
+        for number, feature in enumerate(features):
+            line = json.dumps(_plain(feature), ensure_ascii=False, allow_nan=False)
+            file.write(f"{',' if number else ''}\n{line}")
+        file.write("\n]}\n")
 
 
 @lru_cache(maxsize=8)
@@ -178,14 +194,15 @@ def _plain(feature: Feature) -> dict[str, Any]:
     return {"type": "Feature", "properties": dict(feature.properties), "geometry": geometry}
 
 
-def _divided(ring: Ring) -> Ring:
-    steps = np.roll(ring, -1, axis=0) - ring
+def _divided(points: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rings one after another (P, 2) that end at `ends`, with corners in between on their long edges."""
+    steps = points[following(ends)] - points
     pieces = np.ceil(np.abs(steps).max(axis=1) / LONGEST_EDGE).astype(np.int64).clip(1)
     if pieces.max() == 1:
-        return ring
-    start = np.repeat(np.arange(len(ring)), pieces)
-    share = (np.arange(len(start)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) / pieces[start]
-    return ring[start] + steps[start] * share[:, None]
+        return points, ends
+    start, after = np.repeat(np.arange(len(points)), pieces), np.cumsum(pieces)
+    share = (np.arange(len(start)) - (after - pieces)[start]) / pieces[start]
+    return points[start] + steps[start] * share[:, None], after[ends - 1]
 
 
 def _digits(place: Place) -> int:
@@ -195,10 +212,12 @@ def _digits(place: Place) -> int:
     return int(np.clip(np.ceil(3 - np.log10(size)), 0, 15))
 
 
-def _turned(ring: Ring, *, outer: bool) -> Ring:
-    x, y = (ring - ring[0]).T
-    left = (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() > 0
-    return ring if left == outer else ring[::-1]
+def _turned(points: np.ndarray, ends: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """The same rings, those in `outer` walked anticlockwise and the others clockwise."""
+    wrong = (signed_areas(points, ends) > 0) != outer
+    starts = np.concatenate([[0], ends[:-1]])
+    lengths, index = ends - starts, np.arange(len(points))
+    return points[np.where(np.repeat(wrong, lengths), np.repeat(starts + ends - 1, lengths) - index, index)]
 
 
 def parts_within(parts: tuple[tuple[Ring, ...], ...], size: Size) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.size import Size
 
+_AT_ONCE = 500_000
 _ELLIPSOID = re.compile(r'(?:ELLIPSOID|SPHEROID)\["[^"]*",\s*([\d.]+),\s*([\d.]+)')
 
 
@@ -188,18 +189,37 @@ def from_degrees(points: np.ndarray, crs: str, source: str = "EPSG:4326") -> np.
 
 
 def ring_area(points: np.ndarray, place: Place) -> float:
-    """The area inside a ring (P, 2) of map coordinates in `place.area_unit`, positive where it is walked anticlockwise.
+    """Of one ring (P, 2), as `ring_areas`."""
+    return float(ring_areas(points, np.array([len(points)]), place)[0])
+
+
+def ring_areas(points: np.ndarray, ends: np.ndarray, place: Place) -> np.ndarray:
+    """The areas (R,) inside rings of map coordinates (P, 2), one after another, that end at `ends` (R,), in `place.area_unit`;
+    positive where a ring is walked anticlockwise.
 
     Of degrees on the ellipsoid of the reference system: the ring is taken in the cylindrical equal-area projection, where
     meridians and parallels stay straight (Snyder 1987, Map Projections, equations 3-12 and 10-14 to 10-15), so that the area of
     pixels that follow them is exact.
     """
-    x, y = points[:, 0], points[:, 1]
     if place.kind == "geographic":
         factor = float(reference_system(place.crs).units_factor[1])
-        x, y = _equal_area(x * factor, y * factor, place.crs)
-    x, y = x - x[0], y - y[0]  # coordinates of millions would cost digits
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+        points = np.stack(_equal_area(points[:, 0] * factor, points[:, 1] * factor, place.crs), axis=1)
+    return signed_areas(points, ends)
+
+
+def signed_areas(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The plane areas (R,) of rings, as in `ring_areas`."""
+    starts = np.concatenate([[0], ends[:-1]])
+    x, y = (points - np.repeat(points[starts], ends - starts, axis=0)).T  # coordinates of millions would cost digits
+    after = following(ends)
+    return np.add.reduceat(x * y[after] - x[after] * y, starts) / 2
+
+
+def following(ends: np.ndarray) -> np.ndarray:
+    """For each corner of rings that end at `ends` the index of the next; after the last of a ring comes its first."""
+    after = np.arange(1, ends[-1] + 1)
+    after[ends - 1] = np.concatenate([[0], ends[:-1]])
+    return after
 
 
 def _equal_area(longitude: np.ndarray, latitude: np.ndarray, crs: str) -> tuple[np.ndarray, np.ndarray]:
@@ -219,8 +239,11 @@ def _between(points: np.ndarray, source: Any, target: Any) -> np.ndarray:
         return points
     rasterio = geo_library()
     try:
-        x, y = rasterio.warp.transform(source, target, points[:, 0].tolist(), points[:, 1].tolist())
-        moved = np.array([x, y], np.float64).T
+        moved = np.empty((len(points), 2))
+        for start in range(0, len(points), _AT_ONCE):  # lists of numbers take eight times the memory
+            part = points[start : start + _AT_ONCE]
+            x, y = rasterio.warp.transform(source, target, part[:, 0].tolist(), part[:, 1].tolist())
+            moved[start : start + _AT_ONCE, 0], moved[start : start + _AT_ONCE, 1] = x, y
     except Exception as error:  # GDAL's errors have no common public class
         moved, why = np.full((1, 2), np.nan), str(error)
     else:

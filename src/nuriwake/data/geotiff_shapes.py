@@ -12,8 +12,9 @@ from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.size import Size
 from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.data.filling import fill_rings
 from nuriwake.data.geojson import Feature, Ring, in_pixels, on_map
-from nuriwake.data.geotiff_place import Place, geo_library
+from nuriwake.data.geotiff_place import Place, following, geo_library
 from nuriwake.data.outlines import measured_loss, one_outline
 from nuriwake.data.seen import object_numbers
 
@@ -22,9 +23,16 @@ Parts = tuple[tuple[Ring, ...], ...]
 
 @dataclass(frozen=True)
 class Shapes:
-    """Features in columns and rows, and the IoU of every class of a map, or every object, with what its polygons fill."""
+    """Features as they are written (`on_map`).
+
+    Args:
+        features: all of them.
+        areas: of each, in the unit of the place.
+        losses: the IoU of every class of a map, or every object, with what its polygons fill.
+    """
 
     features: list[Feature]
+    areas: list[float]
     losses: list[float]
 
 
@@ -63,6 +71,7 @@ def fill(parts: Sequence[Parts], size: Size) -> RunMasks:
 
 def _traced(labels: np.ndarray, where: np.ndarray, tolerance: float) -> list[tuple[tuple[Ring, ...], int]]:
     """(outline and holes, value) of every region of one value of `labels` (H, W) in `where`."""
+    # One pass over the map; pixels that touch at a corner only are two regions, as RFC 7946 wants of rings.
     shapes = geo_library().features.shapes(labels, mask=where, connectivity=4)
     return [
         (tuple(_simple(np.array(ring[:-1], np.float64), tolerance) for ring in shape["coordinates"]), int(value))
@@ -102,16 +111,18 @@ def _of_objects(
         if target.scores is not None:
             properties["score"] = round(float(target.scores[index]), 4)
         features.append(Feature(found, properties))
-    back = _there_and_back(features, place)
+    features, areas = on_map(features, place)
+    back = in_pixels(features, "", place)
     polygons = iter([[one_outline([ring.ravel() for ring in part]) for part in item] for item in back])
     losses = measured_loss(masks, [next(polygons) if found else [] for found in parts])
-    return Shapes(features, losses.tolist())
+    return Shapes(features, areas, losses.tolist())
 
 
 def _of_map(target: SemanticMap, place: Place, tolerance: float) -> Shapes:
     space = target.space
     layers = [target.labels] if space.exclusive else list(np.moveaxis(target.labels, 2, 0))
     features: list[Feature] = []
+    areas: list[float] = []
     losses: list[float] = []
     for number, labels in enumerate(layers):
         labels = np.ascontiguousarray(labels)
@@ -124,28 +135,28 @@ def _of_map(target: SemanticMap, place: Place, tolerance: float) -> Shapes:
             Feature((rings,), {"class": space.names[label], "class_id": label})
             for (rings, _), label in zip(traced, known, strict=True)
         ]
-        canvas = _painted(_there_and_back(found, place), target.size)
+        found, sizes = on_map(found, place)
+        canvas = _painted(in_pixels(found, "", place), target.size)
         losses += _class_ious(canvas, values, labels, where)
         if target.scores is not None:
             _add_scores(found, canvas, target.scores if space.exclusive else target.scores[..., number])
         features += found
-    return Shapes(features, losses)
-
-
-def _there_and_back(features: Sequence[Feature], place: Place) -> list[Parts]:
-    """In columns and rows, as a reader of what is written gets them."""
-    return in_pixels(on_map(features, place)[0], "", place)
+        areas += sizes
+    return Shapes(features, areas, losses)
 
 
 def _painted(parts: Sequence[Parts], size: Size) -> np.ndarray:
-    """int32 (H, W): the number of the feature, from 1, whose polygon holds the middle of the pixel; 0 for none."""
+    """int32 (H, W): the number of the feature, from 1, whose polygon holds the middle of the pixel; 0 for none.
+
+    GDAL's own filling looks at every edge of a polygon in every row, which is hours for a region all over a large map.
+    """
     canvas = np.zeros(size, np.int32)
-    shapes = [
-        ({"type": "MultiPolygon", "coordinates": [[ring.tolist() for ring in part] for part in item]}, number)
-        for number, item in enumerate(parts, 1)
-    ]
-    if shapes:
-        geo_library().features.rasterize(shapes, out=canvas)
+    rings = [ring for item in parts for part in item for ring in part]
+    if rings:
+        lengths = np.array([len(ring) for ring in rings])
+        owners = np.repeat(np.arange(1, len(parts) + 1), [sum(len(part) for part in item) for item in parts])
+        points = np.concatenate(rings)
+        fill_rings(points, following(np.cumsum(lengths)), np.repeat(owners, lengths), canvas)
     return canvas
 
 

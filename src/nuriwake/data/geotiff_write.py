@@ -15,7 +15,7 @@ from nuriwake.core.labels import IGNORE, IGNORE_COLOUR, LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target
-from nuriwake.data.geojson import on_map, write_features
+from nuriwake.data.geojson import write_features
 from nuriwake.data.geotiff_place import Place, geo_library, nodata_pixels, opened, read_place
 from nuriwake.data.geotiff_shapes import Shapes, find_shapes, object_ids
 from nuriwake.data.headers import IMAGE_SUFFIXES, image_header
@@ -28,6 +28,10 @@ MARK = "geotiff"
 
 TRUTHS: Mapping[type, str] = {SemanticMap: "classes", Instances: "objects", Panoptic: "segments"}
 """Type of target -> `truth` in classes.json. Objects and segments are read from their polygons, which overlap where objects do."""
+
+
+MANY = 20_000
+"""Regions of one map from which the polygons are likely noise."""
 
 
 @dataclass
@@ -72,6 +76,12 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         said.files.append(_write_labels(labels, target, place, said.notes))
         shapes = find_shapes(target, place, tolerance=settings.tolerance)
         said.losses += shapes.losses
+        if len(shapes.features) > MANY and isinstance(target, SemanticMap):
+            count_note(
+                said.notes,
+                f"maps have more than {MANY:,} regions, each a polygon; where they are specks, predict with "
+                "--postprocessing '{operation: drop_small, area: 50}'",
+            )
         said.files.append(folder / "polygons" / settings.split / f"{name}.geojson")
         _write_polygons(said.files[-1], shapes, target, place)
     if len(said.truths) > 1:
@@ -201,15 +211,14 @@ def _write(
 
 
 def _write_polygons(path: Path, shapes: Shapes, target: Target, place: Place) -> None:
-    features, areas = on_map(shapes.features, place)
-    for feature, area in zip(features, areas, strict=True):
+    for feature, area in zip(shapes.features, shapes.areas, strict=True):
         properties: Any = feature.properties
         properties["area"], properties["area_unit"] = float(f"{area:.10g}"), place.area_unit
     coordinates = "longitude and latitude on WGS 84 (RFC 7946)"
     if place.kind == "plain":
         coordinates = "of the map of the image" if place.known else "pixels: x to the right, y down"
     about = {"size": list(target.size), "map": place.name, "coordinates": coordinates, "area_unit": place.area_unit}
-    write_features(path, features, about)
+    write_features(path, shapes.features, about)
 
 
 def _write_classes(path: Path, space: LabelSpace, truth: str) -> Path:
