@@ -1,6 +1,6 @@
 """Images per second of whole loaders, ours and torch's DataLoader over Pillow; and how fast masks come back from our cache.
 
-    python benchmarks/loader.py [--root ../shared/data] [--images 64] [--repeats 5] [--workers 0 2]
+    python benchmarks/loader.py [--root ../shared/data] [--images 64] [--repeats 5] [--workers 0 2] [--data camvid] [--skip-masks]
 
 Loaders: camvid and coco128 (panoptic, read as a map of classes), from files to batches of 8 normalised float32 images with
 their label maps: a random crop of 320 pixels at half to twice the size, flip, brightness and contrast, saturation and hue, blur now
@@ -41,6 +41,7 @@ from nuriwake.engine.view import viewed
 from nuriwake.tasks import get_task
 
 SIDE, BATCH = 320, 8
+FORMATS = {"camvid": "mask_folder", "coco128": "coco_panoptic"}
 MEAN, DEVIATION = IMAGENET.mean, IMAGENET.deviation
 
 
@@ -164,9 +165,10 @@ def theirs(
     return lambda _: iter(loader)
 
 
-def loaders(root: Path, images: int, repeats: int, workers: list[int]) -> None:
+def loaders(root: Path, names: list[str], images: int, repeats: int, workers: list[int]) -> None:
     """Prints a table per data set and number of workers."""
-    for name, form in (("camvid", "mask_folder"), ("coco128", "coco_panoptic")):
+    for name in names:
+        form = FORMATS[name]
         plain = open_data(root / name, format=form)
         data = viewed(plain, get_task("semantic"))
         count = min(images, len(data.records("train")))
@@ -273,11 +275,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--data", choices=FORMATS, nargs="*", default=list(FORMATS), help="the sets of the loaders")
+    parser.add_argument("--skip-masks", action="store_true")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    mask_forms(options.root, options.repeats)
-    loaders(options.root, options.images, options.repeats, options.workers)
+    if not options.skip_masks:
+        mask_forms(options.root, options.repeats)
+    loaders(options.root, options.data, options.images, options.repeats, options.workers)
 
 
 if __name__ == "__main__":
