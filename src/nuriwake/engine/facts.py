@@ -14,6 +14,7 @@ from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import instance_view
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import image_header
+from nuriwake.data.nifti_address import stored_files
 from nuriwake.data.parallel import spread
 from nuriwake.data.statistics import count_classes
 from nuriwake.inference.preprocessing import LEAST_SPAN, image_levels
@@ -44,7 +45,8 @@ class DataFacts:
         mean: per channel, in units of value / maximum.
         deviation: likewise, above 0.
         maximum: the value that counts as 1.
-        exposures: the range of values (`LEVELS`) of bright images over that of dim ones (90th and 10th percentile).
+        exposures: the range of values (`LEVELS`) of bright images over that of dim ones (90th and 10th percentile); slices of
+            one volume are one image here, since its slices differ in what they show and not in exposure.
         level_mean: as `mean`, of values between each image's own levels.
         level_deviation: likewise.
         class_pixels: (K,) true pixels of every class in the images looked at.
@@ -104,7 +106,8 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
     """Headers of up to 480 training images, and the pixels of up to 48, evenly spread."""
     records = data.records(train)
     sizes = np.array([image_header(record.image).size for record in spread(records, 10 * LOOKED_AT)])
-    samples = [data.read(record) for record in spread(records, LOOKED_AT)]
+    looked_at = spread(records, LOOKED_AT)
+    samples = [data.read(record) for record in looked_at]
     maximum = full_brightness(samples, data.dtype)
     mean, deviation = channel_statistics([sample.image.astype(np.float32) / maximum for sample in samples])
     levels = [image_levels(finite_values(sample.image), LEVELS) for sample in samples]
@@ -127,7 +130,7 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
         mean=mean,
         deviation=deviation,
         maximum=maximum,
-        exposures=round(float(np.percentile(spans, 90) / np.percentile(spans, 10)), 2),
+        exposures=exposure_ratio([record.image for record in looked_at], levels, maximum * LEAST_SPAN),
         level_mean=level_mean,
         level_deviation=level_deviation,
         class_pixels=_class_pixels(samples, data.space),
@@ -173,6 +176,17 @@ def channel_statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...],
     return tuple(float(round(value, 5)) for value in mean), tuple(
         float(max(round(value, 5), 1e-4)) for value in deviation
     )
+
+
+def exposure_ratio(images: Sequence[Path], levels: Sequence[tuple[float, float]], least: float) -> float:
+    """`DataFacts.exposures` from the levels of `images`; a range is at least `least`."""
+    ranges: dict[Path, tuple[float, float]] = {}
+    for image, (low, high) in zip(images, levels, strict=True):
+        stored = stored_files(image)[0]
+        before = ranges.get(stored, (low, high))
+        ranges[stored] = min(before[0], low), max(before[1], high)
+    spans = np.array([max(high - low, least) for low, high in ranges.values()])
+    return round(float(np.percentile(spans, 90) / np.percentile(spans, 10)), 2)
 
 
 def _grey(image: np.ndarray) -> bool:
