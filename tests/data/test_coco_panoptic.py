@@ -9,7 +9,11 @@ import pytest
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.id_maps import encode_ids
-from nuriwake.core.labels import IGNORE
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.runs import RunMasks
+from nuriwake.core.sample import Sample
+from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import instance_view, semantic_view
 from nuriwake.data.batching import target_bytes
 from nuriwake.data.formats import open_data
@@ -219,6 +223,34 @@ def test_truth_to_files_to_truth(tmp_path):
     assert again.space == data.space
     with pytest.raises(UserError, match="already exists"):
         write_data([], tmp_path / "two", format="coco_panoptic", space=data.space)
+
+
+def test_predictions_of_other_kinds_become_segments(tmp_path):
+    space = LabelSpace(("sky", "road"))
+    labels = np.array([[0, 0, 1], [1, IGNORE, 1]], np.uint8)
+    cells = LabelSpace(("cell",), (True,))
+    dense = np.zeros((2, 2, 3), bool)
+    dense[0, :, :2], dense[1, 0, 1:] = True, True
+    objects = Instances(
+        RunMasks.from_dense(dense), np.zeros(2, np.int32), cells, scores=np.array([0.75, 0.5], np.float32)
+    )
+    for name, target, note in (("maps", SemanticMap(labels, space), "one segment"), ("objects", objects, "void")):
+        sample = Sample(np.zeros((2, 3, 3), np.uint8), target, name="a")
+        written = write_data([sample], tmp_path / name, format="coco_panoptic", space=target.space)
+        assert any(note in line for line in written.notes)
+    data = open_data(tmp_path / "maps", format="coco_panoptic")
+    assert (semantic_view(data.read(data.splits["train"][0]).target).labels == labels).all()
+    data = open_data(tmp_path / "objects", format="coco_panoptic")
+    found = data.read(data.splits["train"][0]).target
+    assert (found.ids == [[1, 2, 2], [1, 1, 0]]).all()  # the smaller one on top, nothing below right
+    several = SemanticMap(np.zeros((2, 3, 2), np.uint8), LabelSpace(("a", "b"), exclusive=False))
+    with pytest.raises(UserError, match="multi-label"):
+        write_data(
+            [Sample(np.zeros((2, 3, 3), np.uint8), several, name="a")],
+            tmp_path / "x",
+            format="coco_panoptic",
+            space=several.space,
+        )
 
 
 def test_things_go_to_coco_instances(tmp_path):

@@ -20,10 +20,11 @@ from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_ex
 
 
 def write_coco_panoptic(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
-    """Writes `samples` as one split; nothing of a panoptic target is lost: ids, classes, crowd, void and scores.
+    """Writes `samples` as one split; nothing of a panoptic target is lost: ids, classes, crowd, void and scores. Of other targets
+    see `as_panoptic`.
 
     Raises:
-        UserError: the split is there already, a sample without a panoptic target, or classes that are not in `space`.
+        UserError: the split is there already, a sample whose target has no segments, or classes that are not in `space`.
     """
     path = folder / "annotations" / f"panoptic_{settings.split}.json"
     for existing in (path, path.with_suffix("")):
@@ -34,8 +35,10 @@ def write_coco_panoptic(samples: Iterable[Sample], folder: Path, space: LabelSpa
     annotations: list[dict[str, Any]] = []
     names: list[str] = []
     pngs: list[Path] = []
+    made_of: set[str] = set()
     for sample in samples:
-        target = as_panoptic(sample)
+        target, made = as_panoptic(sample)
+        made_of |= {made} - {""}
         unknown = sorted({target.space.names[label] for label in target.labels.tolist()} - set(numbers))
         if unknown:
             raise UserError(f"The classes {', '.join(unknown)} of the segments are not in the classes to write.")
@@ -49,7 +52,7 @@ def write_coco_panoptic(samples: Iterable[Sample], folder: Path, space: LabelSpa
         image["id"] = annotation["image_id"] = identifier
     plain = {"images": images, "annotations": annotations, "categories": categories(space, settings, things=True)}
     write_text(path, json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
-    return Written((path, *pngs, *writer.files), tuple(writer.notes))
+    return Written((path, *pngs, *writer.files), (*sorted(made_of), *writer.notes))
 
 
 def _segments(target: Panoptic, numbers: dict[str, int]) -> list[dict[str, Any]]:

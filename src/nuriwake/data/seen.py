@@ -7,8 +7,8 @@ from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
-from nuriwake.core.targets import Target
-from nuriwake.core.views import larger_first
+from nuriwake.core.targets import SemanticMap, Target
+from nuriwake.core.views import larger_first, panoptic_view
 
 
 def as_instances(sample: Sample) -> Instances:
@@ -24,13 +24,23 @@ def as_instances(sample: Sample) -> Instances:
     )
 
 
-def as_panoptic(sample: Sample) -> Panoptic:
-    """The segments of the target. Raises UserError for objects or a label map alone, and without a target."""
-    if isinstance(sample.target, Panoptic):
-        return sample.target
-    raise UserError(
-        f"{_who(sample)}: this format holds a class and an object for every pixel (panoptic); {_found(sample)}. Choose another format."
-    )
+def as_panoptic(sample: Sample) -> tuple[Panoptic, str]:
+    """The segments of the target, and what was made of it ("" of segments): of a label map every class becomes one segment, and
+    objects lie one over another, smaller on top, with void between them.
+
+    Raises:
+        UserError: a label map with things or with several classes a pixel, and no target.
+    """
+    target = target_of(sample)
+    if isinstance(target, SemanticMap):
+        return panoptic_view(
+            target
+        ), "Each class of a label map is one segment of its image; nothing in it tells objects apart."
+    if isinstance(target, Instances):
+        return panoptic_view(
+            target
+        ), "Pixels between objects are void; where objects overlap the smaller one lies on top."
+    return target, ""
 
 
 def target_of(sample: Sample) -> Target:
@@ -71,6 +81,4 @@ def _who(sample: Sample) -> str:
 def _found(sample: Sample) -> str:
     if sample.target is None:
         return "there is no target"
-    if isinstance(sample.target, Instances):
-        return "here are objects alone (Instances), without a class for the pixels between them"
     return "here is a class for every pixel (SemanticMap), which does not tell objects apart"

@@ -113,10 +113,10 @@ def _fix_object(item: dict[str, Any], segmentation: str, entry: Entry, done: Cou
         item["area"] = pixels
         done["[area computed from its mask|areas computed from their masks]"] += 1
     left, top, right, bottom = mask.boxes()[0].tolist()
-    new, box = [left, top, right - left, bottom - top], item.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-    fits = numbers and np.abs(np.subtract(box, new)).max() <= 3
-    if not fits:
+    new, stated = [left, top, right - left, bottom - top], item.get("bbox")
+    box: list[Any] = stated if isinstance(stated, list) else []
+    numbers = [value for value in box if type(value) in (int, float)]
+    if len(numbers) != 4 or len(box) != 4 or np.abs(np.subtract(numbers, new)).max() > 3:
         item["bbox"] = new
         done["[box computed from its mask|boxes computed from their masks]"] += 1
     return True
