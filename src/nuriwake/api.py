@@ -49,7 +49,7 @@ def train(
         data: a folder whose format is recognised, or a YAML file that describes the data.
         model: one of `nuriwake models`; None takes `DEFAULT_MODEL`.
         out: the run folder; it must not hold a run yet, unless `resume`.
-        budget: wall-clock time for everything, "10m" or seconds; None trains for the epochs of the recipe.
+        budget: wall-clock time for everything, "10m" or seconds; None trains as `epochs`, `steps` or `train`'s own choice say.
         overrides: fields of `RunConfig`, nested or dotted: {"optim.learning_rate": 3e-4, "epochs": 40}.
         resume: go on with the run in `out`.
         say: receives a line for each thing that was chosen, recognised or measured.
@@ -164,6 +164,7 @@ def evaluate(
     tolerance: float = 1.0,
     settings: Changes = None,
     task: str | None = None,
+    format: str | None = None,  # noqa: A002 (the contract's word)
     device: str = "auto",
 ) -> Evaluation:
     """Evaluate a run or bundle on a split of a data set.
@@ -176,14 +177,17 @@ def evaluate(
             maps, "boundary" (AP of boundaries) for objects.
         tolerance: of the normalised surface Dice, in the unit of the data's spacing (pixels where they give none).
         settings, task: as in `load`.
+        format: of the data, where it is not to be recognised; None takes the training's for the data that it was trained on.
 
     Raises:
         UserError: no such bundle, data, split or metric, or data with other classes than the model's.
     """
     bundle = describe(path)
-    share = bundle.config.get("data", {}).get("val_share", 0.2)
+    trained = bundle.config.get("data", {})
+    if format is None and Path(trained.get("path") or "").resolve() == Path(data).resolve():
+        format = trained.get("format")  # noqa: A001
     asked = get_task(task or bundle.task)
-    found = viewed(open_data(data, val_share=share), asked)
+    found = viewed(open_data(data, format=format, val_share=trained.get("val_share", 0.2)), asked)
     records = found.records(split)
     request = EvaluationRequest(
         asked,

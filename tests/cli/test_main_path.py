@@ -70,6 +70,7 @@ def test_evaluate_repeats_the_score_of_the_training(trained, data, capsys):
     out = capsys.readouterr().out
     assert "val: 3 images" in out
     assert "mean_iou" in out
+    assert run(["evaluate", str(trained), str(data), "--format", "voc"]) == 2
 
 
 def test_predict_writes_labels_overlay_and_list(trained, data, tmp_path):

@@ -86,7 +86,7 @@ def test_a_run_of_objects_is_complete(trained, capsys):
     assert evaluation["details"]["mask_counts"]["images"] == 3
     assert "<html" in (trained / "report.html").read_text()
     bundle = nw.describe(trained)
-    assert (bundle.task, bundle.settings.score_threshold, bundle.settings.tile) == ("instance", 0.5, None)
+    assert (bundle.task, bundle.settings.score_threshold, bundle.settings.tile) == ("instance", 0.5, 1024)
 
 
 def test_evaluation_counts_objects_of_any_score(trained, discs, capsys):

@@ -123,11 +123,11 @@ def test_a_run_that_went_back_does_not_depend_on_the_clock(tiny_config, tmp_path
 
     step = loop.take_step
 
-    def poisoned(job, batches, watch, rate):
+    def poisoned(job, batches, watch, rate, *, backbone):
         if job.position.step == 8 and not job.position.retreats:
             with torch.no_grad():
                 next(job.model.parameters()).fill_(torch.inf)
-        return step(job, batches, watch, rate)
+        return step(job, batches, watch, rate, backbone=backbone)
 
     monkeypatch.setattr(loop, "take_step", poisoned)
     values = {"steps": 14, "evaluation.every": 3}
@@ -148,10 +148,10 @@ def test_sigterm_saves_and_leaves(tiny_config, monkeypatch):
     config = tiny_config({"steps": 12})
     step = loop.take_step
 
-    def step_with_signal(job, batches, watch, rate):
+    def step_with_signal(job, batches, watch, rate, *, backbone):
         if job.position.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(job, batches, watch, rate)
+        return step(job, batches, watch, rate, backbone=backbone)
 
     monkeypatch.setattr(loop, "take_step", step_with_signal)
     with pytest.raises(Interrupted, match="stopped at step 6 and saved") as caught:

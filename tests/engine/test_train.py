@@ -86,14 +86,14 @@ def test_a_passing_failure_is_survived_at_a_lower_rate(tiny_config, monkeypatch)
 
     step, failed = loop.take_step, []
 
-    def once(job, batches, watch, rate):
+    def once(job, batches, watch, rate, *, backbone):
         if job.position.step == 3 and not failed:
             failed.append(rate)
             with torch.no_grad():
                 next(job.model.parameters()).fill_(torch.inf)
         elif job.position.step == 3:
             failed.append(rate)
-        return step(job, batches, watch, rate)
+        return step(job, batches, watch, rate, backbone=backbone)
 
     monkeypatch.setattr(loop, "take_step", once)
     run = train(tiny_config())

@@ -21,6 +21,7 @@ def evaluate(
     metrics: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     tolerance: float = 1.0,
     task: str | None = None,
+    format: str | None = None,  # noqa: A002 (the contract's word)
     device: str = "auto",
     json: bool = False,
     fields: Annotated[SettingsFields, Parameter(name="*")] = NO_SETTINGS,  # pyright: ignore[reportInvalidTypeForm]
@@ -36,6 +37,7 @@ def evaluate(
             IoU). Objects: boundary (boundary AP).
         tolerance: of the NSD, in the unit of the data's spacing (pixels where they give none).
         task: semantic, instance or panoptic, where the model answers more than what it was trained for.
+        format: of the data, where it is not to be recognised; the training's, for the data that it was trained on.
         device: auto, cpu, cuda or cuda:N.
         json: print everything as one JSON object instead of tables.
         fields: of the settings.
@@ -44,7 +46,15 @@ def evaluate(
 
     changes = settings_changes(settings, fields)
     found = evaluate_data(
-        run, data, split=split, metrics=metrics, tolerance=tolerance, settings=changes, task=task, device=device
+        run,
+        data,
+        split=split,
+        metrics=metrics,
+        tolerance=tolerance,
+        settings=changes,
+        task=task,
+        format=format,
+        device=device,
     )
     if json:
         about = {"run": str(run), "data": str(data), "split": split, "count": len(found.images)}

@@ -12,6 +12,8 @@ def plot(run: Path, *, data: Path | None = None) -> None:
     """
     from nuriwake.api import load, open_data, open_run
     from nuriwake.engine.report import write_run_plots, write_run_report
+    from nuriwake.engine.view import viewed
+    from nuriwake.tasks import get_task
 
     found = open_run(run)
     for path in write_run_plots(found):
@@ -19,4 +21,5 @@ def plot(run: Path, *, data: Path | None = None) -> None:
     if found.finished:
         config = found.config.data
         opened = open_data(data or config.path, format=config.format, val_share=config.val_share)
-        print(write_run_report(found, opened, load(run)))
+        seen = viewed(opened, get_task(found.config.task or ""))
+        print(write_run_report(found, seen, load(run)))
