@@ -20,6 +20,7 @@ from nuriwake.data.formats import open_data
 from nuriwake.data.samplers import random_pixel
 from nuriwake.data.statistics import image_class_pixels
 from nuriwake.data.writing import write_data
+from nuriwake.data.written import WriteSettings
 
 SIZE = (20, 30)
 CATEGORIES = [
@@ -243,6 +244,20 @@ def test_predictions_of_other_kinds_become_segments(tmp_path):
     data = open_data(tmp_path / "objects", format="coco_panoptic")
     found = data.read(data.splits["train"][0]).target
     assert (found.ids == [[1, 2, 2], [1, 1, 0]]).all()  # the smaller one on top, nothing below right
+    mixed = LabelSpace(("sky", "cell"), (False, True))
+    labels = np.array([[1, 0, 1], [1, IGNORE, 0]], np.uint8)
+    for regions, name in ((True, "regions"), (False, "refused")):
+        samples = [Sample(np.zeros((2, 3, 3), np.uint8), SemanticMap(labels, mixed), name="a")]
+        settings = WriteSettings(regions=regions)
+        if regions:
+            write_data(samples, tmp_path / name, format="coco_panoptic", space=mixed, settings=settings)
+        else:
+            with pytest.raises(UserError, match="does not tell the objects of the thing 'cell' apart"):
+                write_data(samples, tmp_path / name, format="coco_panoptic", space=mixed, settings=settings)
+    data = open_data(tmp_path / "regions", format="coco_panoptic")
+    found = data.read(data.splits["train"][0]).target
+    assert (found.ids == [[2, 1, 3], [2, 0, 1]]).all()
+    assert [found.space.names[label] for label in found.labels] == ["sky", "cell", "cell"]
     several = SemanticMap(np.zeros((2, 3, 2), np.uint8), LabelSpace(("a", "b"), exclusive=False))
     with pytest.raises(UserError, match="multi-label"):
         write_data(

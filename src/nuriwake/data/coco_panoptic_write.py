@@ -37,7 +37,7 @@ def write_coco_panoptic(samples: Iterable[Sample], folder: Path, space: LabelSpa
     pngs: list[Path] = []
     made_of: set[str] = set()
     for sample in samples:
-        target, made = as_panoptic(sample)
+        target, made = as_panoptic(sample, by_region=settings.regions)
         made_of |= {made} - {""}
         unknown = sorted({target.space.names[label] for label in target.labels.tolist()} - set(numbers))
         if unknown:

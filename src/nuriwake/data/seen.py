@@ -9,6 +9,7 @@ from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.core.views import larger_first, panoptic_view
+from nuriwake.data.regions import region_segments
 
 
 def as_instances(sample: Sample) -> Instances:
@@ -24,18 +25,25 @@ def as_instances(sample: Sample) -> Instances:
     )
 
 
-def as_panoptic(sample: Sample) -> tuple[Panoptic, str]:
+def as_panoptic(sample: Sample, *, by_region: bool) -> tuple[Panoptic, str]:
     """The segments of the target, and what was made of it ("" of segments): of a label map every class becomes one segment, and
     objects lie one over another, smaller on top, with void between them.
+
+    Args:
+        by_region: the connected regions of a label map's things are its things; else a map with things is refused.
 
     Raises:
         UserError: a label map with things or with several classes a pixel, and no target.
     """
     target = target_of(sample)
+    if isinstance(target, SemanticMap) and by_region and target.space.exclusive:
+        return region_segments(
+            target
+        ), "Each connected region of a thing is one segment, and all of a class that is none."
     if isinstance(target, SemanticMap):
         return panoptic_view(
             target
-        ), "Each class of a label map is one segment of its image; nothing in it tells objects apart."
+        ), "Each class of a label map is one segment of its image; nothing tells objects apart."
     if isinstance(target, Instances):
         return panoptic_view(
             target

@@ -29,7 +29,8 @@ class WriteSettings:
         tolerance: pixels that outlines may stray for having fewer points, in formats of one outline or more per object; the
             loss is measured and noted.
         category_ids: of the classes in order, in formats that number them; by default 1, 2, ...
-        regions: the connected regions of label maps are the objects, in formats of objects; else label maps are refused there.
+        regions: the connected regions of label maps are the objects, in formats of objects and segments; else maps of things are
+            refused there.
     """
 
     split: str = "train"
