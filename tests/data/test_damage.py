@@ -7,8 +7,10 @@ What "silently wrong" means depends on what a file can tell:
 - JSON, XML and YAML can be broken as text. Text that Python's own parser refuses is refused, unless the damage lies in a part
   that says nothing of the truth and the truth is what it was. Text that is still whole says something else now (a digit of
   a coordinate changed): it must be read as what it says. For JSON that is compared with the same document written anew.
-- JPEG, TIFF without compression and lines of numbers (YOLO) have no checksum: a changed value is a correct read of another
-  file. They must be refused or give an image of the size that they declare.
+- A gzipped NIfTI volume has a checksum over all of it: what is read is what was written. One that is not packed has none, and
+  must be read as nibabel itself reads it.
+- JPEG, TIFF and lines of numbers (YOLO) have no checksum over what they declare: a changed value is a correct read of another
+  file. They must be refused or give an image of the size that they declare; a GeoTIFF the very pixels that GDAL reads.
 
 The check must say something of every file that reading refuses, and name it.
 `NURIWAKE_DAMAGE_CASES` and `NURIWAKE_DAMAGE_SEED` make more and other cases than the 500.
@@ -17,12 +19,16 @@ The check must say something of every file that reading refuses, and name it.
 import json
 import os
 import re
+import shutil
 import signal
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +45,8 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.data.check import check_data
 from nuriwake.data.formats import FORMATS, open_data
-from nuriwake.data.images import read_mask
+from nuriwake.data.images import read_image, read_mask
+from nuriwake.data.nifti_address import slice_address
 from nuriwake.data.writing import write_data
 from nuriwake.data.written import WriteSettings
 
@@ -81,12 +88,13 @@ def classes(number: int) -> SemanticMap:
 
 @dataclass(frozen=True)
 class Kind:
-    """One way of writing a data set: format, targets, and what else is done to it."""
+    """One way of writing a data set: format, targets, and what else is done to it; `make` writes it all itself."""
 
     format: str
-    target: Callable[[int], Target]
+    target: Callable[[int], Target] = classes
     polygons: bool = False
     after: Callable[[Path], Path] = lambda root: root
+    make: Callable[[Path], None] | None = None
 
 
 def described(root: Path) -> Path:
@@ -117,6 +125,32 @@ def wide(root: Path) -> Path:
     return root
 
 
+def one_geojson(root: Path) -> Path:
+    """The polygons of all images in one file beside images/, as others deliver them."""
+    found = [json.loads(path.read_text())["features"] for path in sorted(root.rglob("*.geojson"))]
+    for name in ("masks", "polygons"):
+        shutil.rmtree(root / name)
+    (root / "classes.json").unlink()
+    plain = {"type": "FeatureCollection", "features": [item for part in found for item in part]}
+    (root / "objects.geojson").write_text(json.dumps(plain))
+    return root
+
+
+def volumes(root: Path, suffix: str) -> None:
+    """Four volumes of three slices, whose first axis runs to the left."""
+    import nibabel
+
+    for number in range(4):
+        labels = np.stack([label_map((number + index) % 4) for index in range(3)], axis=-1)
+        values = np.random.default_rng(number).integers(-200, 1000, labels.shape).astype(np.int16)
+        for folder, array in (("imagesTr", values), ("labelsTr", labels)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            image = nibabel.Nifti1Image(array, np.diag([-1, 1.5, 3, 1]))
+            nibabel.save(image, root / folder / f"sample{number}{suffix}")
+    labels = {name: label for label, name in enumerate(SPACE.names)}
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels}))
+
+
 KINDS = {
     "ade20k": Kind("ade20k", classes),
     "cityscapes": Kind("cityscapes", segments),
@@ -125,6 +159,10 @@ KINDS = {
     "coco_panoptic": Kind("coco_panoptic", segments),
     "cvat": Kind("cvat", objects),
     "cvat_polygons": Kind("cvat", objects, polygons=True),
+    "geotiff": Kind("geotiff", classes),
+    "geotiff_objects": Kind("geotiff", objects),
+    "geotiff_segments": Kind("geotiff", segments),
+    "geotiff_shared": Kind("geotiff", objects, after=one_geojson),
     "labelme": Kind("labelme", objects),
     "label_studio": Kind("label_studio", objects),
     "label_studio_polygons": Kind("label_studio", objects, polygons=True),
@@ -133,9 +171,14 @@ KINDS = {
     "mask_folder_described": Kind("mask_folder", classes, after=described),
     "mask_folder_coloured": Kind("mask_folder", classes, after=coloured),
     "mask_folder_tiff": Kind("mask_folder", classes, after=wide),
+    "nifti": Kind("nifti", make=lambda root: volumes(root, ".nii.gz")),
+    "nifti_plain": Kind("nifti", make=lambda root: volumes(root, ".nii")),
     "voc": Kind("voc", objects),
     "yolo": Kind("yolo", objects),
 }
+EXTRAS = {"geotiff": ("rasterio", "geo"), "nifti": ("nibabel", "medical")}
+"""Format -> the library that it needs, and the extra that brings it."""
+
 REAL = {
     "ade20k_sample": "formats/ade20k_sample/sampleData",
     "labelme_sample": "formats/labelme",
@@ -143,7 +186,16 @@ REAL = {
 }
 
 
+def missing(kind: Kind) -> str | None:
+    """The extra that is not installed."""
+    library, extra = EXTRAS.get(kind.format, ("json", ""))
+    return None if find_spec(library) is not None else extra
+
+
 def write_kind(kind: Kind, root: Path, sources: Path) -> Path:
+    if kind.make is not None:
+        kind.make(root)
+        return kind.after(root)
     for split, numbers in (("train", (0, 1, 2)), ("val", (3,))):
         samples: list[Sample] = []
         for number in numbers:
@@ -151,14 +203,28 @@ def write_kind(kind: Kind, root: Path, sources: Path) -> Path:
             image = cv2.resize(picture, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
             source = sources / f"sample{number}{('.png', '.jpg', '.tif', '.png')[number]}"
             sources.mkdir(exist_ok=True)
-            if source.suffix == ".tif":
+            if kind.format == "geotiff":
+                source = write_placed(sources / f"sample{number}.geo.tif", image, number)
+            elif source.suffix == ".tif":
                 tifffile.imwrite(source, image, photometric="rgb")
             else:
                 cv2.imwrite(str(source), image)
-            samples.append(Sample(image, kind.target(number), name=source.stem, source=source))
+            samples.append(Sample(image, kind.target(number), name=f"sample{number}", source=source))
         settings = WriteSettings(split=split, polygons=kind.polygons)
         write_data(samples, root, format=kind.format, space=samples[0].target.space, settings=settings)
     return kind.after(root)
+
+
+def write_placed(path: Path, image: np.ndarray, number: int) -> Path:
+    """A GeoTIFF; the images lie beside each other on the map. Some are packed, some are not."""
+    import rasterio
+
+    transform = rasterio.Affine(0.5, 0, 400000 + 100 * number, 0, -0.5, 3950000)
+    profile = {"crs": "EPSG:32654", "transform": transform, "compress": ("deflate", "none", "lzw", "none")[number]}
+    shape = {"count": 3, "height": SIZE[0], "width": SIZE[1], "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", interleave="pixel", **shape, **profile) as file:
+        file.write(np.moveaxis(image, 2, 0))
+    return path
 
 
 @dataclass(frozen=True)
@@ -177,6 +243,8 @@ def sets(tmp_path_factory) -> dict[str, Truth]:
     folder = tmp_path_factory.mktemp("damage")
     found: dict[str, Truth] = {}
     for name, kind in KINDS.items():
+        if missing(kind):
+            continue
         place = write_kind(kind, folder / name, folder / "sources")
         found[name] = whole(place, folder / name, None if place.is_file() else kind.format)
     return found
@@ -193,7 +261,8 @@ def read_everything(place: Path, form: str | None) -> tuple[dict[str, np.ndarray
     """Pixels and truth (as bytes to compare) by the sample's name, whatever its split."""
     data = open_data(place, format=form)
     samples = [data.read(record) for records in data.splits.values() for record in records]
-    name = [sample.name.rpartition("/")[2] for sample in samples]
+    # Of slices the volume belongs to the name.
+    name = ["/".join(sample.name.split("/")[-2 if slice_address(sample.source) else -1 :]) for sample in samples]
     pixels = {key: sample.image for key, sample in zip(name, samples, strict=True)}
     return pixels, {key: as_bytes(sample.target) for key, sample in zip(name, samples, strict=True)}
 
@@ -213,20 +282,8 @@ def as_bytes(target: Target | None) -> bytes:
 
 
 TOKENS = (
-    b"-1",
-    b"0",
-    b"1e999",
-    b"99999999999999999999",
-    b"NaN",
-    b"null",
-    b'"x"',
-    b"[]",
-    b"{}",
-    b"0.5",
-    b"true",
-    b"70000",
-    b"-7e-9",
-)
+    b"-1", b"0", b"1e999", b"99999999999999999999", b"NaN", b"null", b'"x"', b"[]", b"{}", b"0.5", b"true", b"70000", b"-7e-9",
+)  # fmt: skip
 
 
 def damage(data: bytes, rng: np.random.Generator, *, text: bool) -> tuple[str, bytes]:
@@ -287,7 +344,7 @@ def whole_text(path: Path, data: bytes) -> bool | None:
     """Whether Python's own parser reads the text; None for what is no JSON, XML or YAML."""
     try:
         match path.suffix:
-            case ".json":
+            case ".json" | ".geojson":
                 json.loads(data)
             case ".xml":
                 ElementTree.fromstring(data)
@@ -305,12 +362,12 @@ def examine(truth: Truth, path: Path, data: bytes) -> str:
     original = path.read_bytes()
     try:
         path.write_bytes(data)
-        return _examine(truth, path, data)
+        return _examine(truth, path, data, original)
     finally:
         path.write_bytes(original)
 
 
-def _examine(truth: Truth, path: Path, data: bytes) -> str:
+def _examine(truth: Truth, path: Path, data: bytes, original: bytes) -> str:
     refusal = ""
     pixels, targets = {}, {}
     try:
@@ -324,12 +381,16 @@ def _examine(truth: Truth, path: Path, data: bytes) -> str:
         assert any(names(text, path, truth) for text in told), f"the check does not name the file: {told}"
         return "refused"
     same = {key: target == truth.targets.get(key) for key, target in targets.items()}
-    if path.suffix == ".png":
-        assert all(same.values()), "a damaged PNG gives another truth"
+    if path.suffix in (".png", ".gz"):
+        assert all(same.values()), "a file with a checksum gives another truth"
         assert all(np.array_equal(array, truth.pixels[key]) for key, array in pixels.items()), "and other pixels"
     if whole_text(path, data) is False:
         assert all(same.values()), "text that is broken gives another truth"
-    if path.suffix == ".json" and whole_text(path, data):
+    if truth.format == "geotiff" and path.suffix == ".tif":
+        assert_pixels_are_those_of_gdal(truth, path, original)
+    if path.suffix == ".nii":
+        assert_voxels_are_those_of_nibabel(truth, path, pixels)
+    if path.suffix in (".json", ".geojson") and whole_text(path, data):
         assert_reads_like_itself_written_anew(truth, path, data, targets)
     return "found" if told else "read"
 
@@ -350,7 +411,7 @@ def names(text: str, path: Path, truth: Truth) -> bool:
     samples = [path.stem, *truth.targets] if path.suffix not in (".png", ".jpg", ".tif") else [path.stem]
     root = truth.place if truth.place.is_dir() else truth.place.parent
     return any(re.search(rf"\b{re.escape(name)}", text) for name in samples) or (
-        path.suffix in (".json", ".txt", ".yaml", ".csv") and str(root) in text
+        path.suffix in (".json", ".geojson", ".txt", ".yaml", ".csv") and str(root) in text
     )
 
 
@@ -363,20 +424,55 @@ def assert_reads_like_itself_written_anew(truth: Truth, path: Path, data: bytes,
     assert anew == targets, "the same document written anew has another truth"
 
 
+def assert_pixels_are_those_of_gdal(truth: Truth, path: Path, original: bytes) -> None:
+    """Where GDAL refuses what we read, nothing may have changed."""
+    import rasterio
+
+    masks = "masks" in path.parts
+    if masks and truth.place.name != "geotiff":
+        return  # the truth of objects and segments is their polygons; the labels beside them are for people
+    found = read_mask(path)[..., None] if masks else read_image(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            file = rasterio.open(path)
+            expected = file.read()
+        except rasterio.errors.RasterioError:
+            with rasterio.MemoryFile(original) as memory:
+                expected = memory.open().read()
+    np.testing.assert_array_equal(found, np.moveaxis(expected, 0, 2))
+
+
+def assert_voxels_are_those_of_nibabel(truth: Truth, path: Path, pixels: dict[str, np.ndarray]) -> None:
+    """Of what is called like the damaged file; pictures run from the high ends of the turned axes down."""
+    import nibabel
+
+    image: Any = nibabel.as_closest_canonical(nibabel.load(truth.place / "imagesTr" / path.name))
+    expected = np.asarray(image.dataobj, np.float32)
+    expected = expected.reshape(*expected.shape[:3], -1)
+    slices = {key: array for key, array in pixels.items() if key.partition("/")[0] == path.stem}
+    assert slices
+    axis = next(axis for axis in (2, 1, 0) if expected.shape[axis] == len(slices))
+    for index, key in enumerate(sorted(slices)):
+        turned = np.take(expected, index, axis)[::-1, ::-1].swapaxes(0, 1)
+        np.testing.assert_array_equal(slices[key], turned)
+
+
 def one_case(truth: Truth, rng: np.random.Generator) -> tuple[Path, str, bytes]:
     path = truth.files[int(rng.integers(len(truth.files)))]
-    text = path.suffix in (".json", ".xml", ".yaml", ".txt", ".csv")
+    text = path.suffix in (".json", ".geojson", ".xml", ".yaml", ".txt", ".csv")
     kind, data = damage(path.read_bytes(), rng, text=text)
     return path, kind, data
 
 
 def test_every_format_is_among_the_damaged():
-    # GeoTIFF and NIfTI need extras and are images of their own kind; their own tests damage them.
-    assert {kind.format for kind in KINDS.values()} == set(FORMATS) - {"geotiff", "nifti"}
+    assert {kind.format for kind in KINDS.values()} == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_damaged_files_of_a_format(sets, name):
+    if extra := missing(KINDS[name]):
+        pytest.skip(f"needs the extra {extra}")
     _run(sets[name], name, -(-CASES // len(KINDS)))
 
 
@@ -396,8 +492,6 @@ def _run(truth: Truth, name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", REAL)
 def test_damaged_files_of_a_real_sample(shared, tmp_path, name):
-    import shutil
-
     root = tmp_path / name
     shutil.copytree(shared / "data" / REAL[name], root)
     if name == "ade20k_sample":

@@ -217,7 +217,11 @@ def _outside_notes(
         left = sorted(unseen[path])
         features = [files[path].features[index] for index in left]
         size = image_header(image).size
-        for index, parts in zip(left, in_pixels(features, files[path].crs, place), strict=True):
+        try:
+            found = in_pixels(features, files[path].crs, place)
+        except UserError as error:
+            raise UserError(f"{path}: {error} (on the way to the image {image.name})") from error
+        for index, parts in zip(left, found, strict=True):
             if parts_within(parts, size):
                 unseen[path].discard(index)
     for path, left in unseen.items():

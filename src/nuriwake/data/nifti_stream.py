@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, BinaryIO
 
 from nuriwake.core.errors import UserError
 
@@ -22,6 +22,9 @@ CHECKPOINT_BYTES = 128 << 20
 
 SPACING = 2 << 20
 """Unpacked bytes between two states."""
+
+MOST_BEYOND = 64 << 20
+"""Bytes that may follow the voxels in an unpacked file."""
 
 _STATE = 45 << 10
 _READ = 1 << 18
@@ -122,12 +125,27 @@ def _unpack(path: Path, total: int) -> tuple[bytearray, list[_Checkpoint]]:
                 position, packed = position + len(block), packed + len(data) - len(waiting)
                 if state.eof and position < total:
                     state = zlib.decompressobj(31)  # gzip files may be several, one after another
-            if not state.eof and not state.decompress(waiting + file.read(_READ), 1) and not state.eof:
-                # Where the contents end here, the decompressor has compared its checksum, and says that it is at the end.
-                raise UserError(f"{path}: the file is cut off before its checksum; copy or download it again.")
+            _go_to_checksum(path, file, state, waiting)
     except (OSError, zlib.error) as error:
         raise UserError(f"{path}: the file cannot be unpacked ({error}); copy or download it again.") from error
     return contents, checkpoints
+
+
+def _go_to_checksum(path: Path, file: BinaryIO, state: Any, waiting: bytes) -> None:
+    """Unpacks what follows the voxels up to the end, where the decompressor compares the checksum: without it a file that is
+    damaged so that it becomes longer would be read."""
+    beyond = 0
+    while not state.eof:
+        data = waiting or file.read(_READ)
+        if not data:
+            raise UserError(f"{path}: the file is cut off before its checksum; copy or download it again.")
+        beyond += len(state.decompress(data, SPACING))
+        waiting = b"" if state.eof else state.unconsumed_tail
+        if beyond > MOST_BEYOND:
+            raise UserError(
+                f"{path}: after the voxels that the header declares come more than {MOST_BEYOND:,} other bytes; the file is "
+                "damaged, or its header is that of another one."
+            )
 
 
 def _unpack_part(path: Path, checkpoints: list[_Checkpoint], start: int, stop: int) -> bytes:

@@ -1,5 +1,6 @@
 """The pixels of TIFF files, as stored: by tifffile, and where it lacks a codec by GDAL (extra `geo`) or OpenCV."""
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ GEO_TAGS = frozenset({33550, 33922, 34264, 34735})
 """ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (GeoTIFF 1.1, OGC 19-008r4)."""
 
 _NODATA_TAG = 42113
+_PHOTOMETRIC_TAG = 262
+
+_PIXEL_TAGS = frozenset({256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339})
+"""What says how pixels are stored, from ImageWidth to SampleFormat (TIFF 6.0, sections 4 to 19)."""
 
 
 def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
@@ -31,6 +36,7 @@ def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
+            _refuse_broken_tags(file, page)
             inverted, nodata = int(page.photometric) == 0, _nodata(page)
             axes = file.series[0].get_axes(squeeze=True)
             array = file.series[0].asarray(squeeze=True)
@@ -48,6 +54,26 @@ def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
     if inverted and array.dtype.kind in "ub":
         array = ~array if array.dtype.kind == "b" else np.iinfo(array.dtype).max - array
     return array if nodata is None or array.dtype.kind != "f" else _without(array, nodata)
+
+
+def _refuse_broken_tags(file: Any, page: Any) -> None:
+    """tifffile passes over tags that it cannot read, and takes their default: white for black, or no predictor.
+
+    Raises:
+        ValueError: such a tag, or no word of whether 0 is black or white.
+    """
+    handle, kind = file.filehandle, file.tiff
+    handle.seek(page.offset)
+    count = int(struct.unpack(kind.tagnoformat, handle.read(kind.tagnosize))[0])
+    block = handle.read(count * kind.tagsize)
+    declared = {
+        struct.unpack_from(f"{kind.byteorder}H", block, start)[0] for start in range(0, len(block), kind.tagsize)
+    }
+    lost = sorted((declared & _PIXEL_TAGS) - {int(code) for code in page.tags.keys()})  # noqa: SIM118 (no mapping)
+    if lost:
+        raise ValueError(f"its tag {lost[0]}, which says how pixels are stored, cannot be read")
+    if page.tags.get(_PHOTOMETRIC_TAG) is None:
+        raise ValueError("it does not say whether 0 is black or white (the tag PhotometricInterpretation is missing)")
 
 
 def has_geo_tags(path: Path) -> bool:
