@@ -1,6 +1,7 @@
 """Further metrics of an evaluation: asked for by name, in the units of the data, merged across processes."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from nuriwake.cli import run as command
 from nuriwake.core.errors import UserError
 from nuriwake.core.sample import Sample
 from nuriwake.data.formats import open_data
-from nuriwake.engine.evaluate import ALONE, EvaluationRequest, evaluate
+from nuriwake.engine.evaluate import ALONE, EvaluationRequest, evaluate, tell_limits
 from nuriwake.engine.train import train
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.tasks import get_task
@@ -61,6 +62,15 @@ def test_distances_follow_the_spacing_of_the_samples_and_merge(trained, disc_dat
         found = evaluate(predictor, data, records, request=replace(request, team=Half(rank, 2, ALONE.device)))
     assert found.scores == pytest.approx(pixels)
     assert [image.name for image in found.images] == [record.name for record in records]
+
+
+def test_objects_beyond_the_limit_of_average_precision_are_said():
+    details = {"mask_counts": {"objects": 120, "beyond_limit": 3}, "other": 1}
+    with pytest.warns(UserWarning, match="Average precision counts the 100 surest objects of a class in an image"):
+        tell_limits(details)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tell_limits({"mask_counts": {"beyond_limit": 0}, "pixels": 5})
 
 
 def test_a_misspelt_metric_leaves_nothing(tiny_config, tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import cv2
 import numpy as np
@@ -173,6 +174,18 @@ def test_the_smaller_of_two_has_the_cell_and_a_crowd_has_none():
     neutral = (found[:64].reshape(8, 8) == NEUTRAL).nonzero()
     assert neutral[:, 1].min() == 5
     assert (found[:64].reshape(8, 8)[:, 6:] == NEUTRAL).all()
+
+
+def test_an_object_without_a_cell_of_its_own_is_said():
+    masks = np.zeros((2, 64, 96), bool)
+    masks[0, 16:24, 16:24] = masks[1, 18:22, 18:22] = True
+    config = KernelLoss(ranges=((1, 100),) * 2)
+    with pytest.warns(UserWarning, match=r"all its cells of model\.options\.grids in common with smaller ones"):
+        found = assign_cells(truth_of(masks, [0, 1]), (8, 4), config)
+    assert set(found.tolist()) == {NOBODY, 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(assign_cells(truth_of(masks, [0, 1]), (64, 4), config).tolist()) == {NOBODY, 0, 1}
 
 
 @given(st.integers(0, 10_000))

@@ -209,7 +209,9 @@ def test_gradients_are_finite_with_and_without_segments(some):
 
 def test_more_segments_than_queries():
     output = some_output(batch=1, queries=2)
-    terms = QueryCriterion(POINTS)(output, TRUTH[:1])
+    said = r"more segments in a training image than model\.options\.queries \(2\); of each image only as many"
+    with pytest.warns(UserWarning, match=said):
+        terms = QueryCriterion(POINTS)(output, TRUTH[:1])
     assert all(torch.isfinite(term) for term in terms.values())
     (queries, rows), *_ = match(*output[:2], segments_of(TRUTH[:1]), costs=(2, 5, 5), points=40)
     assert sorted(queries.tolist()) == [0, 1]

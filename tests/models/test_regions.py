@@ -1,6 +1,7 @@
 """Boxes, anchors, matching, proposals and heads: slow twins, and torchvision's own."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -188,6 +189,21 @@ def test_proposals_are_the_best_without_overlap():
             start += count
         expected = [box for _, box in sorted(expected, key=lambda item: -item[0])[:9]]
         assert_close(found[row], torch.stack(expected))
+
+
+def test_a_limit_of_proposals_that_cuts_likely_ones_says_so():
+    anchors = Anchors((8.0,), (1.0,))([(6, 8)], (8,), (48, 64), torch.device("cpu"))
+    rules = {"candidates": 48, "proposals": 5, "overlap": 0.5, "smallest": 2.0}
+    logits, offsets = torch.full((1, 1, 6, 8), -3.0), [torch.zeros(1, 4, 6, 8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logits[0, 0, 0, :5] = 3.0
+        assert len(choose_proposals(flatten_levels([logits], offsets, anchors), (48, 64), **rules, told_as="x")[0]) == 5
+        logits[0, 0, 1, 0] = 3.0
+        proposed = flatten_levels([logits], offsets, anchors)
+        assert len(choose_proposals(proposed, (48, 64), **rules)[0]) == 5  # while training the truth is added
+    with pytest.warns(UserWarning, match=r"likely places of objects in an image than x \(5\)"):
+        assert len(choose_proposals(proposed, (48, 64), **rules, told_as="x")[0]) == 5
 
 
 def test_regions_are_pooled_as_torchvision_does():

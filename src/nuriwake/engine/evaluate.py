@@ -2,8 +2,9 @@
 
 import math
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -149,6 +150,7 @@ def evaluate(
     thresholds = _thresholds(histogram, team)
     every = sorted((item for part in team.gather(images) for item in part), key=lambda item: item[0])
     report = joined([metric.report() for metric in metrics])
+    tell_limits(report.details)
     return Evaluation(
         metric=request.metric,
         scores=report.headline,
@@ -197,6 +199,16 @@ def _truth(sample: Sample) -> Target:
     if sample.target is None:
         raise UserError(f"{sample.source or sample.name}: this image has no truth, so it cannot be evaluated.")
     return sample.target
+
+
+def tell_limits(details: Mapping[str, Any]) -> None:
+    """Say where a metric left out detections, in the same words every time, so that Python shows them once."""
+    if any(isinstance(part, Mapping) and part.get("beyond_limit") for part in details.values()):
+        warnings.warn(
+            "Average precision counts the 100 surest objects of a class in an image, as COCO defines it, and there are images "
+            "with more of them in the answers; 'beyond_limit' in the details says how many were not counted.",
+            stacklevel=1,
+        )
 
 
 def _watch(

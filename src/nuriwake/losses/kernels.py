@@ -4,6 +4,7 @@ cells are whose), with the numbers of mmdetection.
 Shape letters: B images, L layers of truth, N objects, G cells of all levels, C classes, E numbers in a kernel.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -120,7 +121,8 @@ def assign_cells(truth: ObjectTruth, grids: Sequence[int], settings: KernelLoss)
     """Whose each cell is: int64 (G,), the index of an object, `NOBODY` or `NEUTRAL`.
 
     An object has the cells, at most 3x3 per level of its size, that its box, shrunk to the share `centre` around its centre
-    of mass, touches. Of two objects that claim a cell the one with the smaller box has it.
+    of mass, touches. Of two objects that claim a cell the one with the smaller box has it; where that leaves one without any, a
+    warning says so.
     """
     areas, centres = mass_centres(truth)
     boxes = truth.boxes.double().cpu().numpy()
@@ -139,7 +141,14 @@ def assign_cells(truth: ObjectTruth, grids: Sequence[int], settings: KernelLoss)
             (left, top), (right, bottom) = first[index], final[index]
             owner[top : bottom + 1, left : right + 1] = index
         owners.append(owner.ravel())
-    owner = torch.from_numpy(np.concatenate(owners)).to(truth.labels.device)
+    flat = np.concatenate(owners)
+    if len(np.setdiff1d(order, flat)):
+        warnings.warn(
+            "In a training image an object has all its cells of model.options.grids in common with smaller ones, so that it is "
+            "not learnt there. More cells, or images or crops that show less, keep them apart.",
+            stacklevel=1,
+        )
+    owner = torch.from_numpy(flat).to(truth.labels.device)
     if bool(truth.crowd.any()):
         crowded = torch.cat([_crowded(truth, grid).flatten() for grid in grids])
         owner[crowded & (owner == NOBODY)] = NEUTRAL

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuriwake.core.labels import IGNORE
+from nuriwake.core.limits import say_cut
 from nuriwake.models.truth import ObjectTruth, PanopticTruth, object_masks, sample_masks
 
 QueryTruth = Tensor | tuple[ObjectTruth, ...] | PanopticTruth
@@ -102,6 +103,10 @@ def match(
     tables = [
         _costs(class_logits[image], mask_logits[image], item, costs, points) for image, item in enumerate(segments)
     ]
+    queries = class_logits.shape[1]
+    if max((len(item.wanted) for item in segments), default=0) > queries:
+        lost = "of each image only as many as these are learnt from"
+        say_cut("segments in a training image", "model.options.queries", queries, lost=lost)
     device = class_logits.device
     if device.type != "cpu":
         # One transfer for the batch.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from nuriwake.core.limits import say_cut
 from nuriwake.models.boxes import Scale, Size, at_least, clip_boxes, decode_boxes
 
 PROPOSAL_SCALE: Scale = (1.0, 1.0, 1.0, 1.0)
@@ -63,12 +64,20 @@ def flatten_levels(logits: Sequence[Tensor], offsets: Sequence[Tensor], anchors:
 
 @torch.no_grad()
 def choose_proposals(
-    proposed: Proposed, size: Size, *, candidates: int, proposals: int, overlap: float, smallest: float
+    proposed: Proposed,
+    size: Size,
+    *,
+    candidates: int,
+    proposals: int,
+    overlap: float,
+    smallest: float,
+    told_as: str = "",
 ) -> list[Tensor]:
     """Per image the best boxes, float32 (N, 4), N <= `proposals`, from likely to unlikely, inside an image of `size`.
 
     The best `candidates` of each level are cut to the image; those with a side below `smallest` go, and of two of one
-    level that overlap by more than `overlap` the less likely.
+    level that overlap by more than `overlap` the less likely. The rest are nearly always more than `proposals`; a warning says
+    so where the limit, called `told_as`, leaves out one that is likelier an object than not.
     """
     chosen, levels = _best_of_levels(proposed, candidates)
     logits = proposed.logits.gather(1, chosen)
@@ -78,8 +87,11 @@ def choose_proposals(
     for image_boxes, image_logits in zip(boxes, logits, strict=True):
         keep = at_least(image_boxes, smallest) & image_logits.isfinite()
         kept_boxes = image_boxes[keep]
-        best = batched_nms(kept_boxes, image_logits[keep], levels[keep], overlap)[:proposals]
-        found.append(kept_boxes[best])
+        kept_logits = image_logits[keep]
+        best = batched_nms(kept_boxes, kept_logits, levels[keep], overlap)
+        if told_as and len(best) > proposals and kept_logits[best[proposals]] > 0:
+            say_cut("likely places of objects in an image", told_as, proposals)
+        found.append(kept_boxes[best[:proposals]])
     return found
 
 

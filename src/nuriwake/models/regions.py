@@ -1,6 +1,5 @@
 """RegionBranch: everything behind the pyramid that Mask R-CNN and Panoptic FPN share. Proposals, then what each shows."""
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import batched_nms
 
+from nuriwake.core.limits import say_cut
 from nuriwake.models.anchors import Anchors
 from nuriwake.models.boxes import Size, at_least, clip_boxes, decode_boxes, encode_boxes
 from nuriwake.models.matching import FOUND, Match, match_boxes, sample_candidates, spare_crowds
@@ -94,6 +94,7 @@ class RegionBranch(nn.Module):
             proposals=settings.proposals,
             overlap=settings.proposal_overlap,
             smallest=self.style.smallest_proposal,
+            told_as="regions.proposals",
         )
         boxes, rows = _joined(proposals)
         class_logits, offsets = self.box_head(self.box_pool(maps[:4], boxes, rows))
@@ -121,12 +122,8 @@ class RegionBranch(nn.Module):
             boxes, scores, labels = boxes[large], scores[large], labels[large]
         keep = batched_nms(boxes, scores, labels, self.settings.nms_threshold)
         if len(keep) > self.settings.detections:
-            # The same words every time, so that Python shows them once and not for every image.
-            warnings.warn(
-                f"There are more detections in an image than regions.detections ({self.settings.detections}); the least "
-                "sure are left out. Raise it, or regions.score_threshold.",
-                stacklevel=2,
-            )
+            remedy = "Raise it, or regions.score_threshold."
+            say_cut("detections in an image", "regions.detections", self.settings.detections, remedy=remedy)
         keep = keep[: self.settings.detections]
         keep = keep[at_least(boxes[keep], 0)]
         return boxes[keep], scores[keep], labels[keep]

@@ -1,5 +1,6 @@
 """The decoders of queries beside dense twins of the published rules, and beside transformers' where that is installed."""
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -263,3 +264,31 @@ def test_things_alone_are_mapped_over_a_background():
     assert np.array_equal(found.labels[clear], scores.argmax(0).numpy()[clear])
     assert 0 in found.labels
     assert found.labels.max() > 0
+
+
+def sure_output(queries: int, sure: int) -> QueryOutput:
+    """`sure` queries that say "cat" with 0.9, and others that say nothing."""
+    logits = torch.full((1, queries, 5), -4.0)
+    logits[0, :sure, 0], logits[0, sure:, 4] = 4.0, 4.0
+    return QueryOutput(logits, torch.full((1, queries, 16, 16), 3.0))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+def test_a_limit_that_cuts_sure_objects_says_so(threshold):
+    """Pairs are always more than the limit; what matters is whether one that was left out is an object."""
+    decoder = InstanceQueryDecoder(threshold, detections=5)
+    with pytest.warns(UserWarning, match=r"more objects in an image than settings\.decoding\.detections \(5\)"):
+        assert len(decode(decoder, sure_output(12, 6))) == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(decode(decoder, sure_output(12, 5))) == 5
+        decode(InstanceQueryDecoder(0.9999, detections=5), sure_output(12, 6))
+
+
+@pytest.mark.parametrize("decoder", [InstanceQueryDecoder(), PanopticQueryDecoder()])
+def test_queries_that_are_all_taken_are_said(decoder):
+    with pytest.warns(UserWarning, match=r"All 12 queries of the model \(model\.options\.queries\) found something"):
+        decode(decoder, sure_output(12, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode(decoder, sure_output(12, 11))

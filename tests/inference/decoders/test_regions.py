@@ -56,7 +56,8 @@ def test_options_and_empty_answers():
     output = regions([[10, 5, 30, 20], [0, 0, 20, 20], [2, 2, 9, 9]], [1, 0, 1], [0.9, 0.8, 0.3])
     assert len(decode("instance", output, THINGS)) == 3
     assert len(decode("instance", output, THINGS, score_threshold=0.5)) == 2
-    assert len(decode("instance", output, THINGS, detections=1)) == 1
+    with pytest.warns(UserWarning, match=r"more objects in an image than settings\.decoding\.detections \(1\)"):
+        assert len(decode("instance", output, THINGS, detections=1)) == 1
     assert len(decode("instance", output, THINGS, row=1)) == 0
     assert len(decode("instance", regions([], [], []), THINGS)) == 0
     beyond = regions([[59.9999999, 0, 60, 40]], [0], [0.9])

@@ -1,6 +1,5 @@
 """Cells of grids and their kernels -> instances: SOLOv2 (Wang et al. 2020, arXiv:2003.10152, sections 3.2 to 3.4)."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -13,6 +12,7 @@ from torch.nn import functional
 from nuriwake.core.enlarge import bilinear_axis, enlarge_masks
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
+from nuriwake.core.limits import say_cut
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import Size
 from nuriwake.inference.decoding import Pass, Request
@@ -106,7 +106,7 @@ class KernelDecoder:
         best = scores.argsort(descending=True, stable=True)
         best = best[scores[best] >= self.score_threshold]
         if len(best) > self.detections:
-            _tell("detections", self.detections)
+            say_cut("objects in an image", "settings.decoding.detections", self.detections)
         best = best[: self.detections]
         return Found(found.kernels[best], found.labels[best], scores[best])
 
@@ -128,7 +128,7 @@ class KernelDecoder:
         chosen = large[which].nonzero()[:, 0]
         values = scores[cells[chosen], labels[chosen]] * certainty[which[chosen]]
         if len(values) > self.candidates:
-            _tell("candidates", self.candidates)
+            say_cut("objects in an image", "settings.decoding.candidates", self.candidates)
         order = values.argsort(descending=True, stable=True)[: self.candidates]
         best = chosen[order]
         return Found(kernels[cells[best]], labels[best], values[order]), areas[which[best]]
@@ -205,12 +205,3 @@ def _blocks(kernels: Tensor, features: Tensor) -> Iterator[Tensor]:
     """Probabilities (n, up to P) of all masks, block by block of pixels."""
     for block in features.split(max(1, BUDGET // max(len(kernels), 1)), dim=1):
         yield (kernels @ block).sigmoid()
-
-
-def _tell(name: str, limit: int) -> None:
-    """Say that a limit cut, once: the text is the same for every image."""
-    warnings.warn(
-        f"There are more objects in an image than settings.decoding.{name} ({limit}); the least sure are left out. Raise it "
-        "to have them.",
-        stacklevel=2,
-    )

@@ -1,6 +1,5 @@
 """Decoding of priors and prototypes (YOLACT) into instances: fast suppression, masks assembled inside their boxes."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -13,6 +12,7 @@ from torch import Tensor
 from nuriwake.core.enlarge import Axis, bilinear_axis, enlarge_masks
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
+from nuriwake.core.limits import say_cut
 from nuriwake.core.runs import RunMasks
 from nuriwake.inference.decoding import Pass, Request
 from nuriwake.models.boxes import box_overlaps, decode_boxes
@@ -93,7 +93,7 @@ class PrototypeDecoder:
         kept = [self._kept((groups == group).nonzero()[:, 0], boxes) for group in groups.unique().tolist()]
         chosen = torch.cat([label.new_zeros(0), *kept]).sort().values
         if len(chosen) > self.detections:
-            _tell("detections", self.detections, "more instances in an image")
+            say_cut("instances in an image", "settings.decoding.detections", self.detections)
         chosen = chosen[: self.detections]
         prior, label = prior[chosen], label[chosen]
         fields = (boxes[chosen], label, scores[prior, label], output.coefficients[row, prior].float())
@@ -102,7 +102,7 @@ class PrototypeDecoder:
     def _kept(self, candidates: Tensor, boxes: Tensor) -> Tensor:
         """Those of `candidates` (int64 (k,), from the surest on) that no surer one overlaps too much."""
         if len(candidates) > self.candidates:
-            _tell("candidates", self.candidates, "more boxes of a class in an image")
+            say_cut("boxes of a class in an image", "settings.decoding.candidates", self.candidates)
         candidates = candidates[: self.candidates]
         shared = box_overlaps(boxes[candidates], boxes[candidates]).triu(diagonal=1)
         return candidates[shared.amax(dim=0) <= self.overlap_threshold]
@@ -177,11 +177,3 @@ def _axis(cells: int, given: int, seen: int, wanted: int) -> Axis:
     if given == seen:
         return bilinear_axis(cells, wanted)
     return bilinear_axis(cells, given).head(seen).then(bilinear_axis(seen, wanted))
-
-
-def _tell(name: str, limit: int, what: str) -> None:
-    # The same words every time, so that Python shows them once and not for every image.
-    warnings.warn(
-        f"There are {what} than settings.decoding.{name} ({limit}); the least sure are left out. Raise it to have them.",
-        stacklevel=2,
-    )

@@ -5,6 +5,7 @@ published programs do it; here strip by strip, or straight into run lengths.
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -17,6 +18,7 @@ from nuriwake.core.enlarge import Axis, bilinear_axis, enlarge_masks
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.limits import say_cut
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import SemanticMap, Size
@@ -34,6 +36,9 @@ TOGETHER = 16
 
 IN_CACHE = 2**21
 """Values of masks that are turned into scores at once (8 MB): several times faster than what leaves the cache."""
+
+SURE = 0.5
+"""From this probability on a query says that there is an object: all classes together have the rest."""
 
 NEGLIGIBLE = 1e-6
 """What the queries that are left out may add to the score of a class, all together."""
@@ -100,7 +105,8 @@ class InstanceQueryDecoder:
     Args:
         score_threshold: of that score; what has less is left out. Published is 0, for average precision.
         mask_threshold: a pixel belongs to the mask above this probability.
-        detections: how many pairs at most are looked at.
+        detections: how many pairs at most are looked at. Where one is left out whose class is surer than not, and than
+            `score_threshold`, a warning says so; another does where every query holds something, since there may be more.
 
     Raises:
         UserError: a value out of range.
@@ -124,6 +130,7 @@ class InstanceQueryDecoder:
         _check_classes(output, request.space)
         space = instance_space(request.space)
         kept = [label for label, thing in enumerate(request.space.things) if thing]
+        _tell_if_full(output.class_logits[row].float())
         queries, labels, scores = self._surest(output.class_logits[row].float(), kept)
         unique, which = queries.unique(return_inverse=True)
         logits = output.mask_logits[row][unique].float()
@@ -140,7 +147,10 @@ class InstanceQueryDecoder:
     def _surest(self, logits: Tensor, kept: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, labels (of the classes `kept`) and probabilities of the surest pairs; `logits` (Q, classes + 1)."""
         probabilities = logits.softmax(-1)[:, kept]
-        scores, pairs = probabilities.flatten().topk(min(self.detections, probabilities.numel()))
+        scores, pairs = probabilities.flatten().topk(min(self.detections + 1, probabilities.numel()))
+        if len(scores) > self.detections and scores[-1] > max(SURE, self.score_threshold):
+            say_cut("objects in an image", "settings.decoding.detections", self.detections)
+        scores, pairs = scores[: self.detections], pairs[: self.detections]
         return pairs // len(kept), pairs % len(kept), scores
 
 
@@ -176,6 +186,7 @@ class PanopticQueryDecoder:
         """See `Decoder`."""
         grid, (output, row) = passes[0].grid, next(passes[0].outputs)
         _check_classes(output, request.space)
+        _tell_if_full(output.class_logits[row].float())
         scores, labels = output.class_logits[row].float().softmax(-1).max(-1)
         sure = (labels < len(request.space)) & (scores > self.score_threshold)
         queries = sure.nonzero()[:, 0]
@@ -235,6 +246,16 @@ class Contest(NamedTuple):
     won: np.ndarray
     held: np.ndarray
     inside: np.ndarray
+
+
+def _tell_if_full(logits: Tensor) -> None:
+    """Say so where every query, `logits` (Q, classes + 1), is sure of something: none is left for what else there may be."""
+    if len(logits) and logits.softmax(-1)[:, :-1].amax(-1).amin() > SURE:
+        warnings.warn(
+            f"All {len(logits)} queries of the model (model.options.queries) found something in an image, so that there may be "
+            "more to find; a model trained with more queries finds more.",
+            stacklevel=1,
+        )
 
 
 def strips_of(logits: Tensor, grid: Grid, size: Size) -> Iterator[tuple[int, Tensor]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.limits import say_cut
 from nuriwake.core.paste import paste_masks
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import Size
@@ -27,7 +28,8 @@ class RegionDecoder:
         score_threshold: what has a lower score is left out. The model has one of its own (option
             `regions.score_threshold`), below which it does not look for a mask.
         mask_threshold: a pixel belongs to the mask from this probability on.
-        detections: at most so many objects of an image, the surest; None for all that the model gives.
+        detections: at most so many objects of an image, the surest; None for all that the model gives. Where it cuts, a
+            warning says so.
         paste: how a small mask is laid into its box: "aligned" as Detectron2 does it, "torchvision" as it does.
 
     Raises:
@@ -87,7 +89,10 @@ class Regions:
 
     def best(self, score: float, count: int | None = None) -> "Regions":
         """At most `count` with at least this score."""
-        return self.take(np.flatnonzero(self.scores >= score)[:count])
+        chosen = np.flatnonzero(self.scores >= score)
+        if count is not None and len(chosen) > count:
+            say_cut("objects in an image", "settings.decoding.detections", count)
+        return self.take(chosen[:count])
 
     def paste(self, size: Size, threshold: float, rule: Paste) -> RunMasks:
         """The masks at full size."""
