@@ -97,8 +97,12 @@ def test_what_is_recommended_is_built_and_timed_and_its_command_is_one(shapes, l
     assert words[:3] == ["nuriwake", "train", str(shapes)]
     assert words[-4:] == ["--model.backbone-weights", "pretrained", "--budget", "60m"]
     assert "--model.backbone-weights" not in second.command
-    assert run(["recommend", str(shapes), "--for", "speed", "--device", "cpu"]) == 0
+    assert "--data.format" not in words
+    assert run(["recommend", str(shapes), "--format", "mask_foldr"]) == 2
+    assert "Did you mean 'mask_folder'" in " ".join(capsys.readouterr().err.split())
+    assert run(["recommend", str(shapes), "--for", "speed", "--format", "mask_folder", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
+    assert "--data.format mask_folder" in said
     assert "3 images to train on and 2 to validate, 64x64 pixels (median), 3 channels of uint8." in said
     assert "4 classes, none of them countable: semantic segmentation." in said
     assert "what counts most: speed" in said

@@ -1,9 +1,10 @@
 """Which model for these data on this machine: the data and the machine are looked at, the best few are built and timed."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,13 @@ class Advice:
 
 
 def recommend(
-    data: str | Path, *, goal: Goal = "balance", task: str | None = None, device: str = "auto", count: int = 3
+    data: str | Path,
+    *,
+    goal: Goal = "balance",
+    task: str | None = None,
+    format: str | None = None,  # noqa: A002 (the contract's word)
+    device: str = "auto",
+    count: int = 3,
 ) -> Advice:
     """Two or three models that suit a data set, each built and timed here.
 
@@ -95,16 +102,17 @@ def recommend(
         data: as in training; it needs images to train on and to validate.
         goal: what counts most.
         task: semantic, instance or panoptic; None: what the classes of the data tell.
+        format: of the data, where it is not to be recognised.
         device: cpu or gpu; "auto" takes the GPU where there is one. For another machine's nothing is timed.
         count: of models.
 
     Raises:
-        UserError: the data cannot be trained on, or there is no such goal, task or device.
+        UserError: the data cannot be trained on, or there is no such goal, task, format or device.
     """
     if goal not in GOALS:
         raise UserError(f"goal: there is no '{goal}'; known are {', '.join(GOALS)}.{did_you_mean(goal, GOALS)}")
     path = Path(data)
-    opened = open_data(path)
+    opened = open_data(path, format=format)
     task = get_task(task or _natural_task(opened.space)).name
     found = viewed(opened, get_task(task))
     check_trainable(found)
@@ -112,7 +120,10 @@ def recommend(
     machine = _machine(device)
     side = _object_side(found)
     situation = Situation(task, goal, machine.device.type == "cuda", facts.train, side)
-    models = tuple(_built(candidate, situation, found, facts, machine) for candidate in ranked(situation, count))
+    settled = {"device": str(machine.device), "task": task, "data.format": format}
+    models = tuple(
+        _built(candidate, situation, found, facts, machine, settled) for candidate in ranked(situation, count)
+    )
     return Advice(task, (*opened.notes, *_facts(facts, situation, machine)), facts.train, models)
 
 
@@ -132,10 +143,14 @@ def _machine(device: str) -> MachineFacts:
 
 
 def _built(
-    candidate: Candidate, situation: Situation, data: DataSet, facts: DataFacts, machine: MachineFacts
+    candidate: Candidate,
+    situation: Situation,
+    data: DataSet,
+    facts: DataFacts,
+    machine: MachineFacts,
+    settled: Mapping[str, Any],
 ) -> Recommendation:
-    """The candidate with the crop that training would choose, and its cost."""
-    settled = {"device": str(machine.device), "task": situation.task}
+    """The candidate with the crop that training would choose, `settled` fields apart, and its cost."""
     config, _ = choose_task(override(build_config(facts.path, candidate.model), settled), data.space)
     config, _ = choose_things(config, data.space)
     config, choices = choose(config, facts, machine)
@@ -169,6 +184,8 @@ def _command(config: RunConfig, data: Path) -> str:
         words += ["--model.backbone-weights", "pretrained"]
     if resolve_model(model).task == "any":
         words += ["--task", config.task or ""]
+    if config.data.format is not None:
+        words += ["--data.format", config.data.format]
     if config.device == "cpu":
         words += ["--budget", "60m"]
     return shlex.join(words)
