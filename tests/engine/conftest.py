@@ -106,3 +106,97 @@ def tiny_config(tiny_models: Path, disc_data: Path, tmp_path: Path):
         return override(override(base, small), values or {})
 
     return build
+
+
+def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An image (72, 88, 3) of bright discs and the number of each, uint16, 0 as none."""
+    ids = np.zeros((72, 88), np.uint16)
+    for number in range(1, 5):
+        cv2.circle(ids, rng.integers(10, 62, 2).tolist(), int(rng.integers(5, 10)), number, -1)
+    image = 60 + 120 * (ids > 0)[..., None] + rng.normal(0, 8, (*ids.shape, 3))
+    return image.clip(0, 255).astype(np.uint8), ids
+
+
+@pytest.fixture(scope="session")
+def object_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 training and 2 validation images with 16-bit numbers of discs."""
+    root, rng = tmp_path_factory.mktemp("objects"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            image, ids = draw_scene(rng)
+            cv2.imwrite(str(root / "images" / split / f"{index}.png"), image)
+            cv2.imwrite(str(root / "masks" / split / f"{index}.png"), ids)
+    return root
+
+
+@pytest.fixture(scope="session")
+def panoptic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The like in COCO's panoptic form: discs, which are things, on ground."""
+    from nuriwake.core.labels import LabelSpace
+    from nuriwake.core.panoptic import Panoptic
+    from nuriwake.core.sample import Sample
+    from nuriwake.data.writing import write_data
+    from nuriwake.data.written import WriteSettings
+
+    root, rng = tmp_path_factory.mktemp("segments"), np.random.default_rng(1)
+    space = LabelSpace(("disc", "ground"), (True, False))
+    for split, count in (("train", 4), ("val", 2)):
+        samples = []
+        for index in range(count):
+            image, ids = draw_scene(rng)
+            ids = np.where(ids == 0, 9, ids).astype(np.int32)
+            numbers = np.unique(ids).astype(np.int32)
+            target = Panoptic(ids, numbers, (numbers == 9).astype(np.int32), space)
+            samples.append(Sample(image, target, name=f"{split}{index}"))
+        write_data(samples, root, format="coco_panoptic", space=space, settings=WriteSettings(split=split))
+    return root
+
+
+SMALL_REGIONS = {
+    "regions": {"box_width": 32, "mask_channels": 8, "anchor_sizes": [8, 16, 32, 64, 128]},
+    "pyramid_channels": 32,
+}
+SMALL_OPTIONS: dict[str, dict] = {
+    "unet_mobilenet_v2": {},
+    "mask_rcnn_mobilenet_v2_fpn": SMALL_REGIONS,
+    "panoptic_fpn_mobilenet_v2": {**SMALL_REGIONS, "semantic_channels": 32},
+    "yolact_mobilenet_v2": {"prior_sizes": [8, 16, 32, 64, 128]},
+    "solov2_mobilenet_v2": {
+        **dict.fromkeys(("channels", "pyramid_channels", "mask_channels", "kernel_channels"), 32),
+        "convolutions": 1,
+        "grids": [8, 6, 4, 3, 2],
+    },
+    "mask2former_mobilenet_v2": {"channels": 32, "queries": 8, "pixel_layers": 1, "decoder_layers": 1},
+    "eomt_small": {"image_size": 64, "queries": 8, "query_blocks": 2},
+}
+
+
+@pytest.fixture
+def object_config(object_data: Path, panoptic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`object_config(model, task, {"dotted.field": value})` -> RunConfig of a short run of a small model in tmp_path / "run"."""
+    from nuriwake.engine.config import override
+    from nuriwake.models.backbones import vit
+    from nuriwake.recipes import build_config
+
+    monkeypatch.setitem(vit.SIZES, "dinov2_small", vit.VisionTransformerSize(64, 2, 3))
+
+    def build(model: str, task: str, values: dict | None = None):
+        data = panoptic_data if task == "panoptic" else object_data
+        base = {
+            "task": task,
+            "model.options": SMALL_OPTIONS[model],
+            "augmentation.crop_size": 64,
+            "batch_size": 2,
+            "steps": 2,
+            "schedule.warmup_steps": 1,
+            "data.workers": 0,
+            "data.check": False,
+            "device": "cpu",
+            "precision": "fp32",
+            "out": str(tmp_path / "run"),
+        }
+        return override(override(build_config(data, model), base), values or {})
+
+    return build
