@@ -80,7 +80,7 @@ def test_yaml_splits(plain):
     data = describe(plain, WHERE + "splits: {train: ['a[5-9]', a0.png], val: val.txt}\n")
     assert [record.name for record in data.splits["train"]] == ["a0", "a5", "a6", "a7", "a8", "a9"]
     assert [record.name for record in data.splits["val"]] == ["a1", "a2", "a3"]
-    assert any("1 images are in none" in note for note in data.notes)
+    assert any("1 image is in none" in note for note in data.notes)
 
 
 def test_a_file_that_is_no_description(plain):

@@ -31,7 +31,7 @@ def predict(
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         overlay: write the picture with the prediction painted over it, too.
         to: a data format (nuriwake convert --help) in which the predictions are written as well, such as coco or labelme, so
-            that an annotation tool opens them as a first draft; of a semantic model the connected regions are the objects there.
+            that an annotation tool opens them as a first draft (geotiff: GeoJSON polygons beside the masks); of a semantic model the connected regions are the objects there.
         task: semantic, instance or panoptic, where the model answers more than what it was trained for.
         slice_axis: across which volumes are cut: 0, 1 or 2 (to the patient's right, anterior, superior); by default the axis with
             the coarsest spacing, as when training.

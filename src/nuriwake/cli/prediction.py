@@ -14,17 +14,21 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.serial import to_plain
-from nuriwake.core.targets import Target, label_files
+from nuriwake.core.targets import SemanticMap, Target, label_files
 from nuriwake.data.coco_write import coco_results, image_identifiers
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
 from nuriwake.data.nifti_address import volume_name
-from nuriwake.data.writing import refuse_unwritable, write_data
+from nuriwake.data.writing import refuse_unsuitable, write_data
 from nuriwake.data.written import WriteSettings
 from nuriwake.engine.progress import Bar
 from nuriwake.inference.predictor import Predictor
+
+ANSWERS: Mapping[str, type[Target]] = {"semantic": SemanticMap, "instance": Instances, "panoptic": Panoptic}
+"""Task -> the type of what a predictor answers."""
 
 
 def find_images(paths: Sequence[Path], *, channels: int = 1) -> dict[str, Path]:
@@ -77,12 +81,14 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
         The number of images, what the other format could not carry, and what was made of volumes.
 
     Raises:
-        UserError: a result would overwrite an image, or the format is not written (nothing is predicted then); an image
+        UserError: a result would overwrite an image, or the format cannot hold such answers (nothing is predicted then); an image
             cannot be read or does not suit the model: what was predicted before it stays, and predictions.json lists it.
     """
     _refuse_overwriting(images, wanted.out, predictor.answers)
+    settings = WriteSettings(split="test", regions=predictor.task == "semantic")
     if wanted.to is not None:
-        refuse_unwritable(wanted.to)
+        channels = predictor.preprocessing.channels
+        refuse_unsuitable(wanted.to, ANSWERS[predictor.task], predictor.answers, channels=channels, settings=settings)
     entries: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
@@ -93,7 +99,6 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
             for _ in samples:
                 pass
         else:
-            settings = WriteSettings(split="test", regions=predictor.task == "semantic")
             notes = write_data(
                 samples, wanted.out / wanted.to, format=wanted.to, space=predictor.answers, settings=settings
             ).notes

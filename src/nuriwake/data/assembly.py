@@ -28,6 +28,9 @@ _READ_AS = {"float64": "float32", "float16": "float32", "bool": "uint8"}
 
 DEFAULT_VAL_SHARE, DEFAULT_SEED = 0.2, 0
 
+BY_HASH = "chosen by a hash of their names"
+"""What the notes say where the split is made here and not given."""
+
 
 def split_name(folder: str) -> str | None:
     """The canonical split a folder or list is called after ("Validation", "train2017"), or None when it is no split."""
@@ -126,7 +129,7 @@ def final_splits(
     parts = {"train": tuple(by_name[name] for name in train), "val": tuple(by_name[name] for name in val), **found}
     why = f"The split '{source}' has no val beside it" if source else "No splits are given"
     return parts, [
-        f"{why}; {len(val)} of {len(by_name)} {what} are val, chosen by a hash of their names (val_share {share:g}, "
+        f"{why}; {len(val)} of {len(by_name)} {what} are val, {BY_HASH} (val_share {share:g}, "
         f"seed {seed}), and {len(train)} are train."
     ]
 
@@ -148,7 +151,8 @@ def _described(
                 )
         parts[split] = tuple(by_name[name] for name in names)
     counts = ", ".join(f"{split} {len(part)}" for split, part in parts.items())
-    left = f"; {len(records) - len(taken)} images are in none" if len(taken) < len(records) else ""
+    rest = len(records) - len(taken)
+    left = f"; {_count(rest, 'image')} {'is' if rest == 1 else 'are'} in none" if rest else ""
     return parts, [f"Splits as described: {counts}{left}."]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
-from nuriwake.data.assembly import DEFAULT_SEED, DEFAULT_VAL_SHARE, split_name
+from nuriwake.data.assembly import BY_HASH, DEFAULT_SEED, DEFAULT_VAL_SHARE, split_name
 from nuriwake.data.check.entry import Entry, Listing
 from nuriwake.data.check.finding import Problem
 from nuriwake.data.classes import ClassList, find_classes
@@ -55,7 +55,16 @@ def list_opened(data: DataSet) -> Listing:
         for split, records in data.splits.items()
         for record in records
     ]
-    return Listing(data.root, data.format, "read", tuple(entries), space=data.space, data=data, sources=data.sources)
+    return Listing(
+        data.root,
+        data.format,
+        "read",
+        tuple(entries),
+        space=data.space,
+        data=data,
+        splits_given=not any(BY_HASH in note for note in data.notes),
+        sources=data.sources,
+    )
 
 
 def list_folder(root: Path, description: DataDescription) -> Listing:

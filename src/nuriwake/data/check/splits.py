@@ -1,6 +1,8 @@
 """Findings about splits: what is trained on must not be validated on."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,20 +14,26 @@ from nuriwake.data.nifti_address import stored_files
 NEAR = 10
 """Bits of 256 in which the hashes of nearly the same image may differ."""
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
+"""Hashes compared at once."""
 
 
 def empty(survey: Survey) -> Finding | None:
-    """No image in train or val."""
+    """No image in train or val. Test images alone are no mistake: a test set, or a draft that `predict --to` wrote."""
     missing = [split for split in ("train", "val") if not survey.splits.get(split)]
     if not missing or survey.partial:
         return None
     found = ", ".join(f"{split or 'without a split'} {len(facts)}" for split, facts in survey.splits.items()) or "none"
+    what = f"There is no image in {' and '.join(missing)} (found: {found})."
+    if set(survey.splits) == {"test"}:
+        return Finding(
+            "empty_split", "note", len(missing), (), "Nothing can be trained on it; it can be evaluated and looked at.",
+            "Nothing is needed for a test set or a draft of predictions; rename the split to train with it.", what=what,
+        )  # fmt: skip
     return Finding(
         "empty_split", "harmful" if "train" in missing else "doubtful", len(missing), (),
         "Training needs images to learn from and others to choose the best model by.",
-        "Name the splits (train/ and val/ folders, or the field 'splits' of a YAML description).",
-        what=f"There is no image in {' and '.join(missing)} (found: {found}).",
+        "Name the splits (train/ and val/ folders, or the field 'splits' of a YAML description).", what=what,
     )  # fmt: skip
 
 
@@ -83,19 +91,66 @@ def similar_image(survey: Survey) -> Finding | None:
 
 
 def near_pairs(train: list[Facts], others: list[Facts]) -> list[tuple[int, int]]:
-    """For each of `others` the nearest of `train`, where their hashes differ in at most `NEAR` bits: (i of train, j)."""
+    """For each of `others` the nearest of `train`, where their hashes differ in at most `NEAR` bits: (i of train, j).
+
+    Of `NEAR` + 1 parts of two such hashes one is the same, so that only those that share a part are compared (multi-index
+    hashing; Norouzi, Punjani and Fleet, CVPR 2012). What shares parts with nearly everything is compared with everything.
+    """
     if not train or not others:
         return []
     left, right = (np.stack([facts.hash for facts in part]) for part in (train, others))
-    pairs: list[tuple[int, int]] = []
-    step = max(1, _BLOCK // len(left))
-    for start in range(0, len(right), step):
-        part = right[start : start + step]
-        bits = sum(np.bitwise_count(left[None, :, k] ^ part[:, None, k]).astype(np.uint16) for k in range(4))
-        nearest = np.asarray(bits).argmin(axis=1)
-        for j in np.flatnonzero(np.asarray(bits)[np.arange(len(part)), nearest] <= NEAR).tolist():
-            pairs.append((int(nearest[j]), start + j))
-    return pairs
+    bands = [_Band.of(a, b) for a, b in zip(_parts(left), _parts(right), strict=True)]
+    candidates = np.sum([band.end - band.begin for band in bands], axis=0)
+    best = np.full(len(right), np.iinfo(np.int64).max)
+    for band in bands:
+        for rows in _blocks(np.where(candidates <= len(left), band.end - band.begin, 0)):
+            counts = band.end[rows] - band.begin[rows]
+            starts = np.cumsum(counts) - counts
+            places = np.arange(counts.sum()) + np.repeat(band.begin[rows] - starts, counts)
+            _keep_nearest(best, rows, left, right, band.order[places], starts)
+    for rows in _blocks(np.where(candidates > len(left), len(left), 0)):
+        _keep_nearest(
+            best, rows, left, right, np.tile(np.arange(len(left)), len(rows)), np.arange(len(rows)) * len(left)
+        )
+    return [(int(best[j] & 0xFFFFFFFF), j) for j in np.flatnonzero(best >> 32 <= NEAR).tolist()]
+
+
+class _Band(NamedTuple):
+    """One part of all hashes: `order` sorts those of train, and `begin` to `end` there are equal to that of each other one."""
+
+    order: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def of(cls, left: np.ndarray, right: np.ndarray) -> "_Band":
+        order = np.argsort(left, kind="stable")
+        return cls(order, np.searchsorted(left[order], right, "left"), np.searchsorted(left[order], right, "right"))
+
+
+def _parts(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """The bits of hashes (N, 4) in `NEAR` + 1 parts, as numbers (N,). Neighbouring bits are alike, so each part has some from
+    everywhere."""
+    bits = np.unpackbits(hashes.view(np.uint8), axis=1)
+    for start in range(NEAR + 1):
+        packed = np.packbits(bits[:, start :: NEAR + 1], axis=1)
+        yield np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)[:, 0]
+
+
+def _blocks(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows that have any, in runs of about `_BLOCK` comparisons."""
+    rows = np.flatnonzero(counts)
+    which = np.cumsum(counts[rows]) // _BLOCK
+    yield from np.split(rows, np.flatnonzero(np.diff(which)) + 1) if len(rows) else ()
+
+
+def _keep_nearest(
+    best: np.ndarray, rows: np.ndarray, left: np.ndarray, right: np.ndarray, against: np.ndarray, starts: np.ndarray
+) -> None:
+    """Into `best` (bits << 32 | number of train) of `rows`, whose candidates `against` begin at `starts`."""
+    owner = np.repeat(rows, np.diff(np.append(starts, len(against))))
+    bits = np.bitwise_count(left[against] ^ right[owner]).sum(axis=1, dtype=np.int64)
+    best[rows] = np.minimum(best[rows], np.minimum.reduceat(bits << 32 | against, starts))
 
 
 def same_name(survey: Survey) -> Finding | None:
