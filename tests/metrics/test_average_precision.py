@@ -280,6 +280,37 @@ def test_an_image_alone_has_the_figures_of_a_data_set_of_one():
         assert tuple(image) == tuple(metric.report().headline) == instance_metric_names(SPACE)
 
 
+def test_counting_without_figures_of_the_image_leaves_the_same_state():
+    pairs, quick = pairs_of(31, 8) * 60, InstanceMetric(SPACE, kinds=KINDS)
+    for pair in pairs:
+        quick.add(*pair)
+    state, known = quick.counts(), metric_of(pairs).counts()
+    # More rows than the table has room for at first, and than the room that it has next.
+    assert len(state["scores"]) > 2048
+    for name, column in known.items():
+        np.testing.assert_array_equal(state[name], column, err_msg=name)
+
+
+def test_an_image_after_others_has_its_own_figures():
+    pairs = pairs_of(21, 6)
+    metric = metric_of(pairs)
+    for pair in pairs:
+        assert metric.update(*pair) == pytest.approx(metric_of([pair]).compute(), abs=1e-15, nan_ok=True)
+
+
+def test_a_state_once_given_does_not_change():
+    """`counts` hands out the table itself, which goes on growing."""
+    pairs = pairs_of(5, 6)
+    metric = metric_of(pairs)
+    state = metric.counts()
+    kept = {name: column.copy() for name, column in state.items()}
+    for pair in pairs * 60:
+        metric.add(*pair)
+    assert len(metric.counts()["scores"]) > 1024 > len(kept["scores"])
+    for name, column in kept.items():
+        np.testing.assert_array_equal(state[name], column, err_msg=name)
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_images_dealt_to_processes_give_the_very_figures_of_one_process(world):
     pairs = [pair for seed in range(3) for pair in pairs_of(seed)][:10]

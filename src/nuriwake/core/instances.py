@@ -53,21 +53,18 @@ class Instances:
 
     def __post_init__(self) -> None:
         count = len(self.masks)
+        check_column(self.labels, "labels", "masks", _INT32, (count,))
+        check_column(self.scores, "scores", "masks", _FLOAT32, (count,))
+        check_column(self.boxes, "boxes", "masks", _FLOAT32, (count, 4))
+        check_column(self.crowd, "crowd", "masks", _BOOL, (count,))
+        check_column(self.areas, "areas", "masks", _FLOAT64, (count,))
+        check_column(self.ids, "ids", "masks", _INT64, (count,))
         if getattr(self, "boxes") is None:  # noqa: B009
             object.__setattr__(self, "boxes", self.masks.boxes())
         if getattr(self, "crowd") is None:  # noqa: B009
             object.__setattr__(self, "crowd", np.zeros(count, bool))
         if getattr(self, "areas") is None:  # noqa: B009
             object.__setattr__(self, "areas", self.masks.areas().astype(np.float64))
-        for name, array, dtype in (
-            ("labels", self.labels, _INT32),
-            ("scores", self.scores, _FLOAT32),
-            ("crowd", self.crowd, _BOOL),
-            ("areas", self.areas, _FLOAT64),
-            ("ids", self.ids, _INT64),
-        ):
-            check_column(array, name, "masks", dtype, (count,))
-        check_column(self.boxes, "boxes", "masks", _FLOAT32, (count, 4))
         if not _sound(self.labels, len(self.space), _NO_SCORES if self.scores is None else self.scores, self.boxes):
             self._check_values()
         if self.space.has_background:

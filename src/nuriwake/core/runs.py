@@ -1,7 +1,7 @@
 """RunMasks: binary masks of one image as run lengths. Nothing here makes a whole image of an object."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ class RunMasks:
     counts: np.ndarray
     offsets: np.ndarray
     size: Size
+    _areas: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         height, width = self.size
@@ -47,7 +48,8 @@ class RunMasks:
         for name, array, dtype in (("counts", self.counts, _UINT32), ("offsets", self.offsets, _INT64)):
             if array.dtype != dtype or array.ndim != 1:
                 raise UserError(f"{name} is {dtype} of one dimension, found {array.dtype} {array.shape}.")
-        fault = kernels.first_fault(self.counts, self.offsets, pixels)
+        areas = np.empty(max(self.offsets.size - 1, 0), np.int64)
+        fault = kernels.first_fault(self.counts, self.offsets, pixels, areas)
         if fault == kernels.WRONG_OFFSETS:
             raise UserError(
                 f"offsets ascend from 0 to the number of counts ({self.counts.size}), found {_some(self.offsets)}."
@@ -58,6 +60,7 @@ class RunMasks:
                 f"The run lengths of mask {fault} cover {covered} pixels, expected {height}x{width} = {pixels} "
                 "(height x width); does the mask belong to an image of another size?"
             )
+        object.__setattr__(self, "_areas", areas)
 
     @classmethod
     def empty(cls, size: Size) -> "RunMasks":
@@ -184,7 +187,7 @@ class RunMasks:
 
     def areas(self) -> np.ndarray:
         """Pixels of each mask, int64 (N,)."""
-        return kernels.areas(self.counts, self.offsets)
+        return self._areas.copy()
 
     def boxes(self) -> np.ndarray:
         """float32 (N, 4), xyxy half-open, as tight as can be; zeros for an empty mask."""

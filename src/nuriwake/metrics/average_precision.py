@@ -28,6 +28,10 @@ FIGURES = (
 """COCO's twelve, in the order that its tool prints them."""
 
 
+_ALL = 1023
+"""The bits of all thresholds."""
+
+
 class PrecisionTables(NamedTuple):
     """S is the number of classes that have objects.
 
@@ -49,33 +53,43 @@ class PrecisionTables(NamedTuple):
 
 
 def precision_tables(
-    labels: np.ndarray, ranks: np.ndarray, true: np.ndarray, false: np.ndarray, objects: np.ndarray
+    order: np.ndarray, labels: np.ndarray, ranks: np.ndarray, true: np.ndarray, false: np.ndarray, objects: np.ndarray
 ) -> PrecisionTables:
-    """Average precision and recall of detections in the order of falling score.
+    """Average precision and recall of detections.
 
     The precision at a recall is the highest at this or a larger one. Unlike pycocotools nothing is added to the
     denominator, so that a perfect result is exactly 1; that is a difference of 2e-16.
 
     Args:
+        order: int64 (D,), the detections by falling score.
         labels: int32 (D,).
         ranks: uint8 (D,), place by score within class and image.
         true, false: int64 (D,), bits as `matching.match` gives them.
         objects: int64 (K, 4), objects that count, per class and area range.
     """
-    return PrecisionTables(*_tables(labels, ranks, true, false, objects))
+    return PrecisionTables(*_tables(order, labels, ranks, true, false, objects))
+
+
+def image_figures(
+    labels: np.ndarray, ranks: np.ndarray, true: np.ndarray, false: np.ndarray, objects: np.ndarray
+) -> np.ndarray:
+    """`precision_tables(..).figures()` of detections that stand in the order of falling score: asked of every single image."""
+    out = np.empty(len(FIGURES), np.float64)
+    _image_figures(labels, ranks, true, false, objects, out)
+    return out
 
 
 @njit(cache=True, nogil=True)
-def write_figures(
+def _image_figures(
     labels: np.ndarray, ranks: np.ndarray, true: np.ndarray, false: np.ndarray, objects: np.ndarray, out: np.ndarray
 ) -> None:
-    """Writes `precision_tables(..).figures()` to `out` (12,) float64: what is asked of every single image, for kernels to call."""
-    _, precision, recall = _tables(labels, ranks, true, false, objects)
+    _, precision, recall = _tables(np.arange(labels.size), labels, ranks, true, false, objects)
     _figures(precision, recall, out)
 
 
 @njit(cache=True, nogil=True)
 def _tables(
+    order: np.ndarray,
     labels: np.ndarray,
     ranks: np.ndarray,
     true: np.ndarray,
@@ -83,88 +97,83 @@ def _tables(
     objects: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     classes = np.flatnonzero(objects[:, 0])
-    first, order = _by_class(labels, objects.shape[0])
+    first, grouped = _by_class(order, labels, objects.shape[0])
     precision = np.full((classes.size, 4, 10), np.nan)
     recall = np.full((classes.size, 6, 10), np.nan)
-    curve, reached = np.empty(max(1, objects[:, 0].max()), np.float64), np.zeros(3, np.int64)
-    right, wrong, places = np.empty((3, max(1, np.diff(first).max())), np.int64)
+    most = 0
+    for label in classes:
+        most = max(most, objects[label, 0])
+    curves, steps = np.empty((10, most)), np.empty(most + 1, np.int64)
     for row in range(classes.size):
-        mine = order[first[classes[row]] : first[classes[row] + 1]]
+        mine = grouped[first[classes[row]] : first[classes[row] + 1]]
         for span in range(4):
             count = objects[classes[row], span]
             if count == 0:
                 continue
-            # Of an area range only some detections count, at any threshold: the others are looked at once.
-            kept, differ = 0, np.int64(0)
-            for d in mine:
-                hit, miss = true[d] >> (span * 10) & 1023, false[d] >> (span * 10) & 1023
-                if hit | miss:
-                    right[kept], wrong[kept], places[kept] = hit, miss, ranks[d]
-                    kept += 1
-                    differ |= (hit ^ hit << 1) | (miss ^ miss << 1)
-            columns = range(span + 2, span + 3) if span else range(3)
+            reached = _curves(mine, true, false, ranks, span * 10, curves)
+            steps[0] = 0
+            for hits in range(1, reached[2].max() + 1):
+                steps[hits] = _reached(hits, count)
             for threshold in range(10):
-                # Nothing else than at the threshold before: usual for single images.
-                if threshold and not differ >> threshold & 1:
-                    precision[row, span, threshold] = precision[row, span, threshold - 1]
-                    for column in columns:
-                        recall[row, column, threshold] = recall[row, column, threshold - 1]
-                    continue
-                found = _curve(right, wrong, places, kept, threshold, curve, reached)
-                precision[row, span, threshold] = _area(curve, found, count)
-                for column in columns:
-                    recall[row, column, threshold] = reached[min(column, 2)] / count
+                precision[row, span, threshold] = _area(curves[threshold], steps, reached[2, threshold])
+                if span:
+                    recall[row, span + 2, threshold] = reached[2, threshold] / count
+                else:
+                    for column in range(3):
+                        recall[row, column, threshold] = reached[column, threshold] / count
     return classes, precision, recall
 
 
 @njit(cache=True, nogil=True)
-def _by_class(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """`first` (classes + 1,) and `order` (D,): the detections of class k are `order[first[k]:first[k + 1]]`, in their order."""
+def _by_class(order: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """`first` (classes + 1,) and `grouped` (D,): the detections of class k are `grouped[first[k]:first[k + 1]]`, in their `order`."""
     first = np.zeros(classes + 1, np.int64)
     for label in labels:
         first[label + 1] += 1
     for label in range(classes):
         first[label + 1] += first[label]
-    place, order = first.copy(), np.empty(labels.size, np.int64)
-    for d in range(labels.size):
-        order[place[labels[d]]] = d
+    place, grouped = first.copy(), np.empty(labels.size, np.int64)
+    for d in order:
+        grouped[place[labels[d]]] = d
         place[labels[d]] += 1
-    return first, order
+    return first, grouped
 
 
 @njit(cache=True, nogil=True)
-def _curve(
-    right: np.ndarray,
-    wrong: np.ndarray,
-    places: np.ndarray,
-    count: int,
-    bit: int,
-    curve: np.ndarray,
-    reached: np.ndarray,
-) -> int:
-    """Write the precision at each true detection to `curve`, the number of true ones under each limit to `reached`."""
-    hits, misses = 0, 0
-    reached[:] = 0
-    for d in range(count):
-        if right[d] >> bit & 1:
-            hits += 1
-            curve[hits - 1] = hits / (hits + misses)
-            for column in range(3):
-                reached[column] += places[d] < LIMITS[column]
-        else:
-            misses += wrong[d] >> bit & 1
-    return hits
+def _curves(
+    mine: np.ndarray, true: np.ndarray, false: np.ndarray, ranks: np.ndarray, shift: int, curves: np.ndarray
+) -> np.ndarray:
+    """Writes the precision at each true detection of `mine`, in their order, to `curves` (10, ..), a row per threshold.
+
+    Returns int64 (3, 10): the true ones under each of the `LIMITS`.
+    """
+    reached, misses, everywhere = np.zeros((3, 10), np.int64), np.zeros(10, np.int64), 0
+    hits = reached[2]
+    for d in mine:
+        right, wrong = true[d] >> shift & _ALL, false[d] >> shift & _ALL
+        if right == 0 and (wrong == 0 or wrong == _ALL):
+            # The same at every threshold, as most detections are: one count stands for ten.
+            everywhere += wrong != 0
+            continue
+        for threshold in range(10):
+            if right >> threshold & 1:
+                hits[threshold] += 1
+                seen = hits[threshold] + misses[threshold] + everywhere
+                curves[threshold, hits[threshold] - 1] = hits[threshold] / seen
+                for column in range(2):
+                    reached[column, threshold] += ranks[d] < LIMITS[column]
+            else:
+                misses[threshold] += wrong >> threshold & 1
+    return reached
 
 
 @njit(cache=True, nogil=True)
-def _area(curve: np.ndarray, found: int, objects: int) -> float:
-    """The mean over `RECALLS` of the highest precision at that recall or more."""
-    total, highest, above = 0.0, 0.0, _reached(found, objects)
+def _area(curve: np.ndarray, steps: np.ndarray, found: int) -> float:
+    """The mean over `RECALLS` of the highest precision at that recall or more; `steps[hits]` of them are reached with so many hits."""
+    total, highest = 0.0, 0.0
     for hits in range(found, 0, -1):
         highest = max(highest, curve[hits - 1])
-        below = _reached(hits - 1, objects) if hits > 1 else 0
-        total += highest * (above - below)
-        above = below
+        total += highest * (steps[hits] - steps[hits - 1])
     return total / RECALLS.size
 
 

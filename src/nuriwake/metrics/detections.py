@@ -8,6 +8,8 @@ from nuriwake.metrics.metric import Counts
 
 _BASE = {"scores": "f4", "labels": "i4", "images": "i8", "ranks": "u1"}
 
+_FIRST_ROOM = 1024
+
 
 class Detections:
     """A growing table, one row per detection, in the order of the images and within an image of falling score.
@@ -19,26 +21,28 @@ class Detections:
     def __init__(self, kinds: Sequence[str]) -> None:
         bits = (f"{kind}_{what}" for kind in kinds for what in ("true", "false"))
         self.types = {name: np.dtype(kind) for name, kind in (_BASE | dict.fromkeys(bits, "i8")).items()}
-        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self.types}
+        self._columns = {name: np.empty(0, kind) for name, kind in self.types.items()}
+        self._room = 0
+        self.rows = 0
 
-    def add(self, rows: Counts) -> None:
-        """Append `rows`: arrays (D,) under the names of the columns."""
-        for name, kind in self.types.items():
-            row = rows[name]
-            self._parts[name].append(row if row.dtype == kind else row.astype(kind))
+    def reserve(self, count: int) -> dict[str, np.ndarray]:
+        """The columns from the first free row on, at least `count` rows, to be written to; `keep` says how many were."""
+        needed = self.rows + count
+        if needed > self._room:
+            # Twice the room each time, so that a row is moved about once however many there will be.
+            self._room = max(needed, 2 * self._room, _FIRST_ROOM)
+            for name, column in self._columns.items():
+                self._columns[name] = np.empty(self._room, column.dtype)
+                self._columns[name][: self.rows] = column[: self.rows]
+        return {name: column[self.rows : needed] for name, column in self._columns.items()}
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """All rows."""
-        for name, parts in self._parts.items():
-            if len(parts) != 1:
-                self._parts[name] = [np.concatenate([np.zeros(0, self.types[name]), *parts])]
-        return {name: parts[0] for name, parts in self._parts.items()}
+    def keep(self, count: int) -> None:
+        """The first `count` of the rows reserved last have been written."""
+        self.rows += count
 
-    def by_score(self) -> dict[str, np.ndarray]:
-        """All rows by falling score; equal scores keep the order of the table."""
-        columns = self.columns()
-        order = _falling(columns["scores"])
-        return {name: column[order] for name, column in columns.items()}
+    def columns(self, first: int = 0) -> dict[str, np.ndarray]:
+        """All rows from `first` on."""
+        return {name: column[first : self.rows] for name, column in self._columns.items()}
 
     def load_interleaved(self, states: Sequence[Counts], images: Sequence[int]) -> None:
         """Take the rows of several tables, an image of each in turn, as images are dealt to processes.
@@ -52,7 +56,18 @@ class Detections:
         order = np.argsort(together, kind="stable")
         for name in self.types:
             rows = together if name == "images" else np.concatenate([state[name] for state in states])
-            self._parts[name] = [rows[order].astype(self.types[name], copy=False)]
+            self._columns[name] = rows[order].astype(self.types[name], copy=False)
+        self.rows = self._room = len(order)
+
+
+def by_falling_score(scores: np.ndarray) -> np.ndarray:
+    """The order of `scores` (D,) float32, none negative, from the highest to the lowest; equal ones keep theirs.
+
+    Such numbers are ordered as their bits are, and NumPy sorts 16 bits at a time by counting, several times as fast as floats.
+    """
+    bits = ~(scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
+    order = np.argsort(bits.astype(np.uint16), kind="stable")
+    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
 
 
 def _turns(images: np.ndarray, index: int, counts: Sequence[int]) -> np.ndarray:
@@ -61,13 +76,3 @@ def _turns(images: np.ndarray, index: int, counts: Sequence[int]) -> np.ndarray:
     for other, count in enumerate(counts):
         before += np.minimum(images + (other < index), count)
     return before
-
-
-def _falling(scores: np.ndarray) -> np.ndarray:
-    """The order of `scores` (D,) float32, none negative, from the highest to the lowest; equal ones keep theirs.
-
-    Such numbers are ordered as their bits are, and NumPy sorts 16 bits at a time by counting, several times as fast as floats.
-    """
-    bits = ~(scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
-    order = np.argsort(bits.astype(np.uint16), kind="stable")
-    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]

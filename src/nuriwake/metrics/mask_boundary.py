@@ -9,60 +9,39 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from nuriwake.core.instances import Instances
-from nuriwake.metrics.boundary import boundary_distance
-from nuriwake.metrics.overlap import Pairs, area, intersection, mask_pairs, measure
-
-
-def boundary_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
-    """As `mask_pairs`, with the smaller of mask IoU and boundary IoU, as the authors' tool counts boundary AP.
-
-    The width of the boundary is 0.02 of the image's diagonal. With a crowd region the boundary IoU too is a share of the detection's.
-    """
-    pairs = mask_pairs(prediction, target, chosen, lowest)
-    return Pairs(
-        *_lowered(
-            *pairs,
-            chosen,
-            prediction.masks.counts,
-            prediction.masks.offsets,
-            target.masks.counts,
-            target.masks.offsets,
-            target.crowd,
-            target.size[0],
-            boundary_distance(target.size, 0.02),
-            lowest,
-        )
-    )
+from nuriwake.metrics.overlap import Pairs, Runs, area, intersection, measure
 
 
 @njit(cache=True, nogil=True)
-def _lowered(
-    first: np.ndarray,
-    truth: np.ndarray,
-    iou: np.ndarray,
-    areas: np.ndarray,
+def boundary_pairs(
+    pairs: Pairs,
+    masks: Runs,
     chosen: np.ndarray,
-    counts: np.ndarray,
-    offsets: np.ndarray,
-    truth_counts: np.ndarray,
-    truth_offsets: np.ndarray,
+    truth_masks: Runs,
     crowd: np.ndarray,
     height: int,
     distance: int,
     lowest: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> Pairs:
+    """`pairs` of `mask_pairs` with the smaller of mask IoU and boundary IoU, as the authors' tool counts boundary AP.
+
+    With a crowd region the boundary IoU too is a share of the detection's. Arguments as of `mask_pairs`;
+    distance: the width of a boundary, in pixels.
+    """
+    first, truth, iou, areas = pairs
     wanted = np.zeros(crowd.size, np.bool_)
     for g in truth:
         wanted[g] = True
     edges = [np.empty(0, np.uint32) for _ in range(crowd.size)]
     for g in range(crowd.size):
         if wanted[g]:
-            edges[g] = inner_boundary(truth_counts, truth_offsets[g], truth_offsets[g + 1], height, distance)
+            span = truth_masks.offsets[g], truth_masks.offsets[g + 1]
+            edges[g] = inner_boundary(truth_masks.counts, span[0], span[1], height, distance)
     kept, new_first = 0, np.zeros_like(first)
     for d in range(areas.size):
         if first[d + 1] > first[d]:
-            edge = inner_boundary(counts, offsets[chosen[d]], offsets[chosen[d] + 1], height, distance)
+            span = masks.offsets[chosen[d]], masks.offsets[chosen[d] + 1]
+            edge = inner_boundary(masks.counts, span[0], span[1], height, distance)
             size = area(edge, 0, edge.size)
             for pair in range(first[d], first[d + 1]):
                 g = truth[pair]
@@ -73,7 +52,7 @@ def _lowered(
                     truth[kept], iou[kept] = g, value
                     kept += 1
         new_first[d + 1] = kept
-    return new_first, truth[:kept], iou[:kept], areas
+    return Pairs(new_first, truth[:kept], iou[:kept], areas)
 
 
 @njit(cache=True, nogil=True)

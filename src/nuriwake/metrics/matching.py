@@ -7,12 +7,11 @@ the range) only when no other is left; a crowd region is never used up. What mat
 nothing and has an area outside the range, does not count either.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from nuriwake.metrics.average_precision import FIGURES, write_figures
 from nuriwake.metrics.overlap import Pairs
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -31,139 +30,58 @@ _ALL = (1 << 40) - 1
 _REPEAT = 1 | 1 << 10 | 1 << 20 | 1 << 30
 
 
-class Counted(NamedTuple):
-    """What of an image counts.
-
-    Attributes:
-        chosen: int64 (D,), the detections that count, by falling score.
-        scores, labels: theirs, float32 and int32 (D,).
-        ranks: uint8 (D,), their places by score within their class.
-        ignored: int64 (N,), the bits under which an object does not count.
-        objects: int64 (K, 4), objects that count per class and area range.
-    """
-
-    chosen: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    ranks: np.ndarray
-    ignored: np.ndarray
-    objects: np.ndarray
-
-
-def counted(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    target_labels: np.ndarray,
-    areas: np.ndarray,
-    crowd: np.ndarray,
-    classes: int,
-) -> Counted:
-    """The `LIMIT` detections of highest score of each class, and which objects count.
-
-    Args:
-        scores: float32 (M,); equal ones keep their order.
-        labels: int32 (M,), 0..classes-1.
-        target_labels, areas, crowd: int32, float64, bool (N,) of the objects.
-    """
-    order, count = (-scores).argsort(kind="stable"), len(scores)
-    # Arrays are made here: one that a kernel returns costs several times as much, and every image needs these.
-    chosen, ranks = np.empty(count, np.int64), np.empty(count, np.uint8)
-    rows = np.empty(count, np.float32), np.empty(count, np.int32)
-    ignored, objects = np.empty(len(areas), np.int64), np.zeros((classes, 4), np.int64)
-    found = _counted(order, scores, labels, target_labels, areas, crowd, chosen, ranks, *rows, ignored, objects)
-    if found == count:
-        return Counted(chosen, *rows, ranks, ignored, objects)
-    return Counted(chosen[:found], rows[0][:found], rows[1][:found], ranks[:found], ignored, objects)
-
-
 @njit(cache=True, nogil=True)
-def _counted(
+def choose(
     order: np.ndarray,
     scores: np.ndarray,
     labels: np.ndarray,
-    target_labels: np.ndarray,
-    areas: np.ndarray,
-    crowd: np.ndarray,
-    chosen: np.ndarray,
-    ranks: np.ndarray,
-    chosen_scores: np.ndarray,
-    chosen_labels: np.ndarray,
-    ignored: np.ndarray,
-    objects: np.ndarray,
+    classes: int,
+    table_scores: np.ndarray,
+    table_labels: np.ndarray,
+    table_ranks: np.ndarray,
 ) -> int:
-    """Writes what `Counted` has and returns how many detections count; `objects` holds zeros."""
-    seen, found = np.zeros(objects.shape[0], np.int64), 0
+    """Which detections count: the `LIMIT` of highest score of each class. Returns how many; they are moved to the front of `order`.
+
+    Args:
+        order: int64 (M,), the detections by falling score.
+        scores, labels: float32 and int32 (M,), labels 0..classes-1.
+        table_scores, table_labels, table_ranks: float32, int32, uint8 (M,), written in the order of what counts: scores,
+            labels and places by score within the class.
+    """
+    seen, found = np.zeros(classes, np.int64), 0
     for index in order:
         label = labels[index]
         if seen[label] < LIMIT:
-            chosen[found], ranks[found] = index, seen[label]
-            chosen_scores[found], chosen_labels[found] = scores[index], label
+            table_scores[found], table_labels[found], table_ranks[found] = scores[index], label, seen[label]
+            order[found] = index
             found += 1
         seen[label] += 1
-    for g in range(areas.size):
-        ignored[g] = _ALL if crowd[g] else _outside(areas[g])
-        for span in range(4):
-            objects[target_labels[g], span] += 1 - (ignored[g] >> (span * 10) & 1)
     return found
 
 
-def match(pairs: Pairs, part: Counted, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(true, false, figures): int64 (D,) twice, the bits of what a detection is, neither where it does not count; and the image's `FIGURES`.
+@njit(cache=True, nogil=True)
+def count_objects(labels: np.ndarray, areas: np.ndarray, crowd: np.ndarray, objects: np.ndarray) -> None:
+    """Adds the objects that count to `objects` int64 (K, 4), per class and area range; arguments (N,) as of `Instances`."""
+    for g in range(areas.size):
+        for span in range(4):
+            objects[labels[g], span] += 1 - (_ignored(areas[g], crowd[g]) >> (span * 10) & 1)
+
+
+@njit(cache=True, nogil=True)
+def match(pairs: Pairs, stated_areas: np.ndarray, crowd: np.ndarray, true: np.ndarray, false: np.ndarray) -> None:
+    """Writes the bits of what each detection is to `true` and `false`, int64 (D,): neither where it does not count.
 
     Args:
-        pairs: of the detections of `part`, of an IoU of at least the lowest threshold.
-        crowd: bool (N,) of the objects.
+        pairs: of the detections that count, of an IoU of at least the lowest threshold; their order is changed.
+        stated_areas, crowd: float64 and bool (N,), of the objects.
     """
-    count = len(part.chosen)
-    true, false, figures = np.zeros(count, np.int64), np.empty(count, np.int64), np.empty(len(FIGURES), np.float64)
-    _judge(*pairs, part.ignored, crowd, part.labels, part.ranks, part.objects, true, false, figures)
-    return true, false, figures
-
-
-@njit(cache=True, nogil=True)
-def _judge(
-    first: np.ndarray,
-    truth: np.ndarray,
-    iou: np.ndarray,
-    areas: np.ndarray,
-    ignored: np.ndarray,
-    crowd: np.ndarray,
-    labels: np.ndarray,
-    ranks: np.ndarray,
-    objects: np.ndarray,
-    true: np.ndarray,
-    false: np.ndarray,
-    figures: np.ndarray,
-) -> None:
-    _match(first, truth, iou, areas, ignored, crowd, true, false)
-    write_figures(labels, ranks, true, false, objects, figures)
-
-
-@njit(cache=True, nogil=True)
-def _outside(area: float) -> Any:
-    """The bits of the ranges that do not hold `area`."""
-    bits = np.int64(0)
-    for span in range(4):
-        if area < AREAS[span, 0] or area > AREAS[span, 1]:
-            bits |= np.int64(1023) << np.int64(span * 10)
-    return bits
-
-
-@njit(cache=True, nogil=True)
-def _match(
-    first: np.ndarray,
-    truth: np.ndarray,
-    iou: np.ndarray,
-    areas: np.ndarray,
-    ignored: np.ndarray,
-    crowd: np.ndarray,
-    true: np.ndarray,
-    false: np.ndarray,
-) -> None:
-    taken = np.zeros(ignored.size, np.int64)
+    first, truth, iou, areas = pairs
+    taken, ignored = np.zeros(crowd.size, np.int64), np.empty(crowd.size, np.int64)
+    for g in range(crowd.size):
+        ignored[g] = _ignored(stated_areas[g], crowd[g])
     for d in range(areas.size):
         _prefer(truth, iou, first[d], first[d + 1])
-        open_bits = np.int64(_ALL)
+        hits, open_bits = np.int64(0), np.int64(_ALL)
         # All choices of one detection at once: a bit that finds its object leaves `open_bits`.
         for counting in (True, False):
             for pair in range(first[d], first[d + 1]):
@@ -174,8 +92,24 @@ def _match(
                 taken[g] |= bits
                 open_bits &= ~bits
                 if counting:
-                    true[d] |= bits
-        false[d] = open_bits & ~_outside(areas[d])
+                    hits |= bits
+        true[d], false[d] = hits, open_bits & ~_outside(areas[d])
+
+
+@njit(cache=True, nogil=True)
+def _ignored(area: float, crowd: bool) -> Any:
+    """The bits under which an object does not count."""
+    return np.int64(_ALL) if crowd else _outside(area)
+
+
+@njit(cache=True, nogil=True)
+def _outside(area: float) -> Any:
+    """The bits of the ranges that do not hold `area`."""
+    bits = np.int64(0)
+    for span in range(4):
+        if area < AREAS[span, 0] or area > AREAS[span, 1]:
+            bits |= np.int64(1023) << np.int64(span * 10)
+    return bits
 
 
 @njit(cache=True, nogil=True)

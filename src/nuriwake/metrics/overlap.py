@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from nuriwake.core.instances import Instances
-
 _ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
@@ -30,89 +28,77 @@ class Pairs(NamedTuple):
     areas: np.ndarray
 
 
-def mask_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
-    """The pairs of masks; the IoU is that of pycocotools to the last bit.
+class Runs(NamedTuple):
+    """What kernels see of the masks of an image: `RunMasks.counts`, `.offsets` and `.areas()`."""
 
-    Args:
-        chosen: int64 (D,), indices of the detections that count, in their order in the result.
-        lowest: IoU, above 0.
-    """
-    return Pairs(
-        *_mask_pairs(
-            prediction.masks.counts,
-            prediction.masks.offsets,
-            prediction.labels,
-            chosen,
-            target.masks.counts,
-            target.masks.offsets,
-            target.labels,
-            target.crowd,
-            target.size[0],
-            lowest,
-        )
-    )
-
-
-def box_pairs(prediction: Instances, target: Instances, chosen: np.ndarray, lowest: float) -> Pairs:
-    """The pairs of boxes, else as `mask_pairs`. The area is that of the box."""
-    arrays = prediction.boxes, prediction.labels, chosen, target.boxes, target.labels, target.crowd
-    # Made here: an array that a kernel returns costs several times as much.
-    first, areas = np.empty(len(chosen) + 1, np.int64), np.empty(len(chosen), np.float64)
-    truth, iou = _box_pairs(*arrays, lowest, first, areas)
-    return Pairs(first, truth, iou, areas)
+    counts: np.ndarray
+    offsets: np.ndarray
+    areas: np.ndarray
 
 
 @njit(cache=True, nogil=True)
-def _mask_pairs(
-    counts: np.ndarray,
-    offsets: np.ndarray,
+def mask_pairs(
+    masks: Runs,
     labels: np.ndarray,
     chosen: np.ndarray,
-    truth_counts: np.ndarray,
-    truth_offsets: np.ndarray,
+    truth_masks: Runs,
     truth_labels: np.ndarray,
     crowd: np.ndarray,
     height: int,
     lowest: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> Pairs:
+    """The pairs of masks; the IoU is that of pycocotools to the last bit.
+
+    Args:
+        masks, labels: of the prediction.
+        chosen: int64 (D,), indices of the detections that count, in their order in the result.
+        truth_masks, truth_labels, crowd: of the objects.
+        height: of the image.
+        lowest: IoU, above 0.
+    """
+    counts, offsets, sizes = masks
+    truth_counts, truth_offsets, truth_sizes = truth_masks
     objects = truth_labels.size
-    # One flat array each: a row of a two-dimensional one costs a reference count.
-    truth_boxes, box = np.empty(objects * 5, np.int64), np.empty(5, np.int64)
-    for g in range(objects):
-        measure(truth_counts, truth_offsets[g], truth_offsets[g + 1], height, truth_boxes, g * 5)
-    first, areas = np.zeros(chosen.size + 1, np.int64), np.zeros(chosen.size, np.float64)
+    candidates = np.empty(objects, np.int64)
+    # One flat array: a row of a two-dimensional one costs a reference count. An area of -1 is a box not measured yet.
+    truth_boxes, box = np.full(objects * 5, np.int64(-1)), np.empty(5, np.int64)
+    first, areas = np.zeros(chosen.size + 1, np.int64), np.empty(chosen.size, np.float64)
     truth, iou = np.empty(max(16, chosen.size), np.int64), np.empty(max(16, chosen.size), np.float64)
     found = 0
     for d in range(chosen.size):
         index = chosen[d]
-        start, stop = offsets[index], offsets[index + 1]
-        size = area(counts, start, stop)
+        size, start, stop = sizes[index], offsets[index], offsets[index + 1]
         areas[d] = size
-        measured = False
+        count = 0
         for g in range(objects):
-            if (
-                truth_labels[g] != labels[index]
-                or _ratio(min(size, truth_boxes[g * 5]), size, truth_boxes[g * 5], crowd[g]) < lowest
-            ):
-                continue
-            if not measured:
-                measure(counts, start, stop, height, box, 0)
-                measured = True
-            if _ratio(_common(box, truth_boxes, g * 5), size, truth_boxes[g * 5], crowd[g]) < lowest:
-                continue
-            both = intersection(counts, start, stop, truth_counts, truth_offsets[g], truth_offsets[g + 1])
-            value = _ratio(both, size, truth_boxes[g * 5], crowd[g])
+            if truth_labels[g] == labels[index]:
+                most = min(size, truth_sizes[g])
+                if _ratio(most, size, truth_sizes[g], crowd[g]) >= lowest:
+                    candidates[count] = g
+                    count += 1
+        # To measure a mask costs as much as to walk a pair: that pays only where it may spare several.
+        if count > 1:
+            measure(counts, start, stop, height, box, 0)
+        for g in candidates[:count]:
+            truth_start, truth_stop = truth_offsets[g], truth_offsets[g + 1]
+            if count > 1:
+                if truth_boxes[g * 5] < 0:
+                    measure(truth_counts, truth_start, truth_stop, height, truth_boxes, g * 5)
+                if _ratio(_common(box, truth_boxes, g * 5), size, truth_sizes[g], crowd[g]) < lowest:
+                    continue
+            both = intersection(counts, start, stop, truth_counts, truth_start, truth_stop)
+            value = _ratio(both, size, truth_sizes[g], crowd[g])
             if value >= lowest:
                 if found == truth.size:
                     truth, iou = _doubled(truth), _doubled(iou)
                 truth[found], iou[found] = g, value
                 found += 1
         first[d + 1] = found
-    return first, truth[:found], iou[:found], areas
+    return Pairs(first, truth[:found], iou[:found], areas)
 
 
 @njit(cache=True, nogil=True)
-def _box_pairs(
+def box_pairs(
     boxes: np.ndarray,
     labels: np.ndarray,
     chosen: np.ndarray,
@@ -120,10 +106,9 @@ def _box_pairs(
     truth_labels: np.ndarray,
     crowd: np.ndarray,
     lowest: float,
-    first: np.ndarray,
-    areas: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    first[0] = 0
+) -> Pairs:
+    """The pairs of boxes (N, 4), else as `mask_pairs`. The area is that of the box."""
+    first, areas = np.zeros(chosen.size + 1, np.int64), np.empty(chosen.size, np.float64)
     truth, iou = np.empty(max(16, chosen.size), np.int64), np.empty(max(16, chosen.size), np.float64)
     found = 0
     for d in range(chosen.size):
@@ -149,7 +134,7 @@ def _box_pairs(
                 truth[found], iou[found] = g, value
                 found += 1
         first[d + 1] = found
-    return truth[:found], iou[:found]
+    return Pairs(first, truth[:found], iou[:found], areas)
 
 
 @njit(cache=True, nogil=True)
