@@ -160,6 +160,26 @@ def test_keypoints_and_captions_beside_are_not_taken_for_a_second_file(tmp_path)
     assert len(open_data(tmp_path).sources) == 1
 
 
+@pytest.mark.parametrize("empty", [("val2017",), ("train2017",), ("train2017", "val2017")])
+def test_a_split_without_a_single_object_is_a_split_of_background_images(tmp_path, empty):
+    for word in ("train2017", "val2017"):
+        plain = document([] if word in empty else [annotation(1)])
+        save(tmp_path, plain, where=f"annotations/instances_{word}.json", images=f"images/{word}")
+    assert recognise(tmp_path).keys() == {"coco"}
+    data = open_data(tmp_path)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 2, "val": 2}
+    assert sum(map(len, targets(data).values())) == 2 - len(empty)
+    assert any(f"{2 + len(empty)} images without any" in note for note in data.notes)
+
+
+def test_files_without_annotations_that_are_not_of_instances_are_left_out(tmp_path):
+    save(tmp_path, document(FULL))
+    save(tmp_path, document([]), where="annotations/person_keypoints_val2017.json")
+    save(tmp_path, {"images": [], "annotations": []}, where="annotations/captions_val2017.json")
+    save(tmp_path, {"images": [], "categories": []}, where="annotations/image_info_test2017.json")
+    assert [path.name for path in open_data(tmp_path).sources] == ["instances_train2017.json"]
+
+
 def broken(field, value, number=5):
     return document([annotation(number, **{field: value}), annotation(6)])
 

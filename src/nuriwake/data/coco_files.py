@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from nuriwake.data.parallel import spread
 Kind = Literal["instances", "panoptic"]
 
 _SIGNS: dict[Kind, bytes] = {"instances": b'"segmentation"', "panoptic": b'"segments_info"'}
+_EMPTY = re.compile(rb'"annotations"\s*:\s*\[\s*\]')
 _PEEKS, _PEEK = 16, 1 << 16
 
 
@@ -31,7 +33,22 @@ class AnnotationFile(NamedTuple):
 
 
 def content(path: Path) -> Kind | None:
-    """What kind of annotations the JSON file at `path` holds, by a look at pieces of it; None when neither."""
+    """What kind of annotations the JSON file at `path` holds, by a look at pieces of it; None when neither.
+
+    A file without a single annotation is known by its keys (images, annotations, categories): of instances, unless its name
+    or a category that says whether it is a thing makes it panoptic.
+    """
+    pieces = _pieces(path)
+    if not pieces or not pieces[0].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return None
+    for kind in ("panoptic", "instances"):
+        if any(_SIGNS[kind] in piece for piece in pieces):
+            return kind
+    return _kind_without_annotations(path, pieces)
+
+
+def _pieces(path: Path) -> list[bytes]:
+    """Pieces of the file at `path`, its beginning and its end among them; none where it cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -39,14 +56,23 @@ def content(path: Path) -> Kind | None:
             for start in spread(range(max(size - _PEEK, 0) + 1), _PEEKS):
                 file.seek(start)
                 pieces.append(file.read(_PEEK))
+            return pieces
     except OSError:
+        return []
+
+
+def _kind_without_annotations(path: Path, pieces: Sequence[bytes]) -> Kind | None:
+    if not any(_EMPTY.search(piece) for piece in pieces):
         return None
-    if not pieces[0].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    if not all(any(key in piece for piece in pieces) for key in (b'"images"', b'"categories"')):
         return None
-    for kind in ("panoptic", "instances"):
-        if any(_SIGNS[kind] in piece for piece in pieces):
-            return kind
-    return None
+    if _is_called(path, "panoptic") or any(b'"isthing"' in piece for piece in pieces):
+        return "instances" if _is_called(path, "instances") else "panoptic"
+    return "instances"
+
+
+def _is_called(path: Path, kind: Kind) -> bool:
+    return path.name.startswith((f"{kind}_", f"{kind}."))
 
 
 def find_files(root: Path, kind: Kind) -> list[AnnotationFile]:
@@ -57,7 +83,7 @@ def find_files(root: Path, kind: Kind) -> list[AnnotationFile]:
     nested = [child for child in _folders(root) if split_name(child.name) is not None]
     for places in ([root / "annotations"], [root / "Annotations"], [root], nested):
         found = [path for place in places for path in sorted(place.glob("*.json")) if content(path) == kind]
-        named = [path for path in found if path.name.startswith((f"{kind}_", f"{kind}."))]
+        named = [path for path in found if _is_called(path, kind)]
         if found:
             return [_annotation_file(path, path.parent.name if places is nested else "") for path in named or found]
     return []
@@ -105,6 +131,8 @@ def reason(root: Path, kind: Kind) -> str | None:
     if not files:
         return None
     what = {"instances": "masks of objects ('segmentation')", "panoptic": "panoptic segments ('segments_info')"}[kind]
+    if not all(any(_SIGNS[kind] in piece for piece in _pieces(file.path)) for file in files):
+        what += ", or images and categories without any annotation"
     names = listed([file.path.relative_to(root).as_posix() for file in files], most=3)
     return f"{names} {'holds' if len(files) == 1 else 'hold'} {what}"
 
