@@ -2,10 +2,13 @@
 
     python benchmarks/loader.py [--root ../shared/data] [--images 64] [--repeats 5] [--workers 0 2] [--data camvid] [--skip-masks]
 
+    python benchmarks/loader.py --images 32 --repeats 3 --skip-masks    # all four sets, with and without workers, in two minutes
+
 Loaders: camvid and coco128 (panoptic, read as a map of classes), from files to batches of 8 normalised float32 images with
-their label maps: a random crop of 320 pixels at half to twice the size, flip, brightness and contrast, saturation and hue, blur now
+their label maps; coco128 as objects (a mask and a class each) and as segments (the like, and a map): a random crop of 320 pixels at half to twice the size, flip, brightness and contrast, saturation and hue, blur now
 and then, as the preset "natural" has them. The peers read image and mask with Pillow, as most projects do, and augment with
-albumentations or torchvision v2 over the same ranges. None keeps anything in memory; ours once also with the cache of decoded
+albumentations or torchvision v2 over the same ranges; objects are drawn by pycocotools into one byte a pixel each, as the datasets of torchvision
+give them, and segments are numbered in one map. None keeps anything in memory; ours once also with the cache of decoded
 masks. All take turns in one process; medians over the repeats, of the clock. Each pass has the files in the system's cache.
 
 Masks: microseconds of processor time from bytes in memory to the array, ours against OpenCV and Pillow decoding the PNG that each
@@ -41,17 +44,25 @@ from nuriwake.engine.view import viewed
 from nuriwake.tasks import get_task
 
 SIDE, BATCH = 320, 8
-FORMATS = {"camvid": "mask_folder", "coco128": "coco_panoptic"}
+SETS = {
+    "camvid": ("camvid", "mask_folder", "semantic"),
+    "coco128": ("coco128", "coco_panoptic", "semantic"),
+    "coco128_objects": ("coco128", "coco", "instance"),
+    "coco128_segments": ("coco128", "coco_panoptic", "panoptic"),
+}
+"""Name -> folder, format, task."""
+
+Augment = Callable[[np.ndarray, np.ndarray], Any]
 MEAN, DEVIATION = IMAGENET.mean, IMAGENET.deviation
 
 
-def ours(data: DataSet, images: int, workers: int) -> Callable[[int], Iterator[Any]]:
+def ours(data: DataSet, task: str, images: int, workers: int) -> Callable[[int], Iterator[Any]]:
     """The loader of `train`, with the preset "natural" at its own zoom."""
     config = AugmentationConfig(preset="natural", crop_size=SIDE)
     prepare = PrepareSample(training_augmentation(config, 3, 255.0), IMAGENET)
     draws = _Draws(images)
     samples = DrawDataset(ReadRecord(data, "train"), prepare, seed=0, count=images)
-    loader = make_loader(samples, draws, batch_size=BATCH, view=get_task("semantic").stack, workers=workers)
+    loader = make_loader(samples, draws, batch_size=BATCH, view=get_task(task).stack, workers=workers)
 
     def epoch(number: int) -> Iterator[Any]:
         draws.epoch = number
@@ -74,9 +85,10 @@ class _Draws:
 class PlainFiles(Dataset[Any]):
     """What most projects write: Pillow, a table of labels, `augment`."""
 
-    def __init__(self, data: DataSet, images: int, augment: Callable[[np.ndarray, np.ndarray], Any]) -> None:
-        self.records, self.augment = data.records("train")[:images], augment
-        self.classes = _category_tables(data) if data.format == "coco_panoptic" else None
+    def __init__(self, data: DataSet, task: str, images: int, augment: Augment) -> None:
+        self.records, self.augment, self.task = data.records("train")[:images], augment, task
+        self.tables = _category_tables(data) if data.format == "coco_panoptic" else None
+        self.objects = _objects(data) if task == "instance" else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -84,13 +96,53 @@ class PlainFiles(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         record = self.records[index]
         image = np.asarray(Image.open(record.image).convert("RGB"))
-        if self.classes is None:
+        if self.objects is not None:
+            return self._with_objects(image, *self.objects[record.image.name])
+        if self.tables is None:
             return self.augment(image, np.asarray(Image.open(record.target)))
         png = record.target[0]
         colours = np.asarray(Image.open(png).convert("RGB")).astype(np.int64)
         ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-        known, labels = self.classes[png.name]
-        return self.augment(image, labels[np.searchsorted(known, ids)])
+        known, labels = self.tables[png.name]
+        places = np.searchsorted(known, ids)
+        if self.task == "semantic":
+            return self.augment(image, labels[places])
+        image, numbers = self.augment(image, places.astype(np.uint8))
+        there = torch.unique(numbers)
+        there = there[(there > 0) & (there < len(known))]
+        return image, torch.from_numpy(labels)[there], numbers == there[:, None, None]
+
+    def _with_objects(self, image: np.ndarray, labels: np.ndarray, outlines: list[Any]) -> Any:
+        from pycocotools import mask as coco_mask
+
+        runs = [coco_mask.merge(coco_mask.frPyObjects(outline, *image.shape[:2])) for outline in outlines]
+        masks = coco_mask.decode(runs) if runs else np.zeros((*image.shape[:2], 1), np.uint8)
+        image, masks = self.augment(image, masks)
+        there = (masks == 1).flatten(1).any(dim=1) & (torch.arange(len(masks)) < len(labels))
+        return image, torch.from_numpy(labels)[there[: len(labels)]], masks[there] == 1
+
+
+def _objects(data: DataSet) -> dict[str, tuple[np.ndarray, list[Any]]]:
+    """File name -> labels and polygons of its objects that are no crowd."""
+    plain = json.loads(data.sources[0].read_text())
+    order = {category["id"]: n for n, category in enumerate(plain["categories"])}
+    rows: dict[int, list[Any]] = {item["id"]: [] for item in plain["images"]}
+    for item in plain["annotations"]:
+        if not item["iscrowd"]:
+            rows[item["image_id"]].append(item)
+    return {
+        item["file_name"]: (
+            np.array([order[row["category_id"]] for row in rows[item["id"]]], np.int64),
+            [row["segmentation"] for row in rows[item["id"]]],
+        )
+        for item in plain["images"]
+    }
+
+
+def _plain_batch(items: list[Any]) -> Any:
+    """Images stacked, all else one by one, as torchvision's references do."""
+    images, *rest = zip(*items, strict=True)
+    return torch.stack(images), *rest
 
 
 def _category_tables(data: DataSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -104,7 +156,7 @@ def _category_tables(data: DataSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return out
 
 
-def albumentations_augment() -> Callable[[np.ndarray, np.ndarray], Any]:
+def albumentations_augment() -> Augment:
     """albumentations 2.0.8."""
     import albumentations as A
     from albumentations.pytorch import ToTensorV2
@@ -125,12 +177,13 @@ def albumentations_augment() -> Callable[[np.ndarray, np.ndarray], Any]:
 
     def augment(image: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         both = compose(image=image, mask=mask)
-        return both["image"], both["mask"].long()
+        mask = both["mask"]
+        return both["image"], mask.permute(2, 0, 1) if mask.ndim == 3 else mask.long()
 
     return augment
 
 
-def torchvision_augment() -> Callable[[np.ndarray, np.ndarray], Any]:
+def torchvision_augment() -> Augment:
     """torchvision.transforms.v2 on uint8 tensors, as its documentation advises."""
     from torchvision import tv_tensors
     from torchvision.transforms import v2
@@ -151,47 +204,47 @@ def torchvision_augment() -> Callable[[np.ndarray, np.ndarray], Any]:
 
     def augment(image: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         picture = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-        return compose(picture, tv_tensors.Mask(torch.from_numpy(mask.copy())))
+        layers = np.moveaxis(mask, 2, 0) if mask.ndim == 3 else mask
+        return compose(picture, tv_tensors.Mask(torch.from_numpy(layers.copy())))
 
     return augment
 
 
-def theirs(
-    augment: Callable[[np.ndarray, np.ndarray], Any], data: DataSet, images: int, workers: int
-) -> Callable[[int], Iterator[Any]]:
+def theirs(augment: Augment, data: DataSet, task: str, images: int, workers: int) -> Callable[[int], Iterator[Any]]:
     """torch's DataLoader over `PlainFiles`."""
-    files = PlainFiles(data, images, augment)
-    loader = DataLoader(files, BATCH, num_workers=workers, persistent_workers=workers > 0)
+    files = PlainFiles(data, task, images, augment)
+    together = None if task == "semantic" else _plain_batch
+    loader = DataLoader(files, BATCH, num_workers=workers, persistent_workers=workers > 0, collate_fn=together)
     return lambda _: iter(loader)
 
 
-def loaders(root: Path, names: list[str], images: int, repeats: int, workers: list[int]) -> None:
+def loaders(root: Path, names: list[str], images: int, repeats: int, workers: list[int], warm: int) -> None:
     """Prints a table per data set and number of workers."""
     for name in names:
-        form = FORMATS[name]
-        plain = open_data(root / name, format=form)
-        data = viewed(plain, get_task("semantic"))
+        folder_name, form, task = SETS[name]
+        plain = open_data(root / folder_name, format=form)
+        data = viewed(plain, get_task(task))
         count = min(images, len(data.records("train")))
         with tempfile.TemporaryDirectory() as folder:
-            kept, _ = with_mask_cache(data, Path(folder), purpose="semantic")
+            kept, _ = with_mask_cache(data, Path(folder), purpose=task)
             for number in workers:
                 makers: dict[str, Callable[[int], Callable[[int], Iterator[Any]]]] = {
-                    "nuriwake": partial(ours, data, count),
-                    "nuriwake, masks from its cache": partial(ours, kept, count),
-                    "Pillow + albumentations": partial(theirs, albumentations_augment(), plain, count),
-                    "Pillow + torchvision v2": partial(theirs, torchvision_augment(), plain, count),
+                    "nuriwake": partial(ours, data, task, count),
+                    "nuriwake, masks from its cache": partial(ours, kept, task, count),
+                    "Pillow + albumentations": partial(theirs, albumentations_augment(), plain, task, count),
+                    "Pillow + torchvision v2": partial(theirs, torchvision_augment(), plain, task, count),
                 }
-                _race(f"{name}, {count} images, {number} workers", makers, number, count, repeats)
+                _race(f"{name}, {count} images, {number} workers", makers, number, count, repeats, warm)
 
 
-def _race(title: str, makers: dict[str, Any], workers: int, images: int, repeats: int) -> None:
+def _race(title: str, makers: dict[str, Any], workers: int, images: int, repeats: int, warm: int) -> None:
     runners = {name: make(workers) for name, make in makers.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
-    warm = -(-200 // images)  # what happens to few images compiles too, workers start, the system's cache fills
-    for number in range(-warm, repeats):
+    passes = -(-warm // images)  # what happens to few images compiles too, workers start, the system's cache fills
+    for number in range(-passes, repeats):
         for name, run in runners.items():
             clock, processor = time.perf_counter(), time.process_time()
-            for _ in run(number + warm):
+            for _ in run(number + passes):
                 pass
             if number >= 0:
                 times[name].append((time.perf_counter() - clock, time.process_time() - processor))
@@ -275,14 +328,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--data", choices=FORMATS, nargs="*", default=list(FORMATS), help="the sets of the loaders")
+    parser.add_argument("--data", choices=SETS, nargs="*", default=list(SETS), help="the sets of the loaders")
+    parser.add_argument("--warm", type=int, default=200, help="images that each loader reads before its time is taken")
     parser.add_argument("--skip-masks", action="store_true")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     if not options.skip_masks:
         mask_forms(options.root, options.repeats)
-    loaders(options.root, options.data, options.images, options.repeats, options.workers)
+    loaders(options.root, options.data, options.images, options.repeats, options.workers, options.warm)
 
 
 if __name__ == "__main__":

@@ -244,7 +244,11 @@ def convert(
     for split, records in data.splits.items():
         settings = WriteSettings(split=split, images=images, polygons=polygons, tolerance=tolerance)
         written = writer((data.read(record) for record in records), Path(target), data.space, settings)
-        say(f"{split}: {len(records)} images, {len(written.files)} files -> {target}")
+        counts = [
+            f"{len(found):,} {what}{'s' * (len(found) != 1)}"
+            for found, what in ((records, "image"), (written.files, "file"))
+        ]
+        say(f"{split}: {', '.join(counts)} -> {target}")
         for note in written.notes:
             notes.setdefault(note, []).append(split)
     return tuple(

@@ -1,8 +1,6 @@
 """Folders of images and masks: what is recognised, what is said of it, and what is refused with which sentence."""
 
 import json
-import pickle
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,10 +12,7 @@ from PIL import Image
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import semantic_view
-from nuriwake.data.coding import MaskCoding
 from nuriwake.data.formats import open_data
-from nuriwake.data.identity import plain
-from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.trainable import check_trainable
 
 
@@ -421,62 +416,6 @@ def test_more_values_than_labels(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps([f"c{i}" for i in range(256)]))
     with pytest.raises(UserError, match="at most 255 classes"):
         open_data(tmp_path)
-
-
-def test_the_fingerprint_follows_the_data_and_survives_pickling(tmp_path):
-    data = open_data(folder(tmp_path, {name: mask(0, 1) for name in "abc"}))
-    again = pickle.loads(pickle.dumps(data))
-    before = data.fingerprint()
-    assert before == open_data(tmp_path).fingerprint() == again.fingerprint()
-    np.testing.assert_array_equal(labels(data), labels(again))
-    assert before != open_data(tmp_path, seed=5, val_share=0.6).fingerprint()
-    save(tmp_path / "masks" / "a.png", mask(1, 0))  # of the same size in bytes
-    assert before != open_data(tmp_path).fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("values: {0: background, 255: cell}", "values: {0: cell, 255: background}"),
-        ("threshold: 100", "threshold: 200"),
-        ("ignore: 255", "ignore: []\nvalues: {0: background, 255: cell}"),
-    ],
-)
-def test_the_fingerprint_follows_the_decoding(tmp_path, one, other):
-    folder(tmp_path, {name: mask(0, 255) for name in "abc"})
-    found = set()
-    for number, text in enumerate((one, other, other)):
-        file = tmp_path / f"{number}.yaml"
-        file.write_text(f"classes: [background, cell]\n{text}\n")
-        found.add(open_data(file).fingerprint())
-    assert len(found) == 2
-
-
-def test_the_fingerprint_follows_colours_annotation_files_and_not_the_place(tmp_path):
-    for place in ("one", "two"):
-        folder(tmp_path / place, {name: mask(0, 1) for name in "abc"})
-    data, moved = open_data(tmp_path / "one"), open_data(tmp_path / "two")
-    assert data.fingerprint() == moved.fingerprint()
-    red, blue = (MaskCoding(colours=(((0, 0, 0), 0), (colour, 1))) for colour in ((255, 0, 0), (0, 0, 255)))
-    readers = [replace(data, reader=MaskReader(data.space, coding)) for coding in (red, blue)]
-    assert readers[0].fingerprint() != readers[1].fingerprint()
-    source = tmp_path / "one" / "annotations.json"
-    source.write_text('{"x": 1}')
-    before = replace(data, sources=(source,)).fingerprint()
-    source.write_text('{"x": 2}')
-    assert before != replace(data, sources=(source,)).fingerprint()
-
-
-@dataclass(frozen=True)
-class ArrayReader:
-    rows: np.ndarray
-    names: dict[str, int]
-
-
-def test_readers_of_arrays_have_a_plain_form():
-    form = [plain(ArrayReader(np.arange(5000) * factor, {"a": 1}), str) for factor in (1, 1, 2)]
-    assert form[0] == form[1] != form[2]
-    assert "0x" not in repr(plain(lambda: 0, str))
 
 
 def test_exif_orientation_and_its_mask(tmp_path):

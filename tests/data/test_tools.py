@@ -179,11 +179,6 @@ def test_labelme_shapes(tmp_path):
     ("shapes", "fields", "message"),
     [
         (
-            [shape(kind="line", points=((1, 1), (5, 5)))],
-            {},
-            r"a\.json: shape 1: a shape of the type 'line' with 2 points",
-        ),
-        (
             [shape(), shape(points=((1, 1), (5, 5)))],
             {},
             r"shape 2: segmentation: polygon 0: a polygon has at least three",
@@ -217,6 +212,16 @@ def test_labelme_files_that_are_refused_when_opened(tmp_path):
     (tmp_path / "b.json").write_text('{"shapes": [{"label": "cat", "points": [[1,')
     with pytest.raises(UserError, match=r"b\.json: the JSON is cut off: .*in 'shapes' after 0 complete entries"):
         open_data(tmp_path)
+
+
+def test_labelme_shapes_without_area_are_left_out_and_said(tmp_path):
+    lines = [shape("road", kind=kind, points=((1, 1), (5, 5))) for kind in ("line", "linestrip", "point", "point")]
+    labelme(tmp_path, [lines[0], shape(), *lines[1:]])
+    data = open_data(tmp_path)
+    assert data.space.names == ("cat",)
+    assert any("left out: 1 line, 1 linestrip, 2 point in a.json; draw them as polygons" in note for note in data.notes)
+    (record,) = (record for part in data.splits.values() for record in part)
+    assert len(data.read(record).target) == 1
 
 
 @pytest.mark.parametrize("listed", [True, False])

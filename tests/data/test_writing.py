@@ -55,7 +55,7 @@ def test_overlaps_and_unfit_ids_are_said(tmp_path):
     overlapping = cells((1, 1, 15, 15), (3, 3, 6, 6), ids=[70000, 5])
     written = write_data(samples(overlapping), tmp_path, format="mask_folder", space=CELL)
     text = " ".join(written.notes)
-    assert "1 images: objects overlap" in text
+    assert "1 image: objects overlap" in text
     assert "ids do not fit 16 bits" in text
     raw = cv2.imread(str(tmp_path / "masks/train/s0.png"), cv2.IMREAD_UNCHANGED)
     assert raw.dtype == np.uint16

@@ -64,7 +64,8 @@ def _fix(result: "CheckResult", folder: Path) -> tuple[str, ...]:
 def _print(result: "CheckResult", fixed: tuple[str, ...]) -> None:
     seen = result.survey
     splits = ", ".join(f"{split} {len(facts):,}" for split, facts in seen.splits.items())
-    print(f"{seen.listing.root}: {seen.listing.format}, {len(seen.facts):,} images ({splits}).")
+    images = "image" if len(seen.facts) == 1 else "images"
+    print(f"{seen.listing.root}: {seen.listing.format}, {len(seen.facts):,} {images} ({splits}).")
     for finding in result.findings:
         _print_finding(finding)
     if not result.findings:

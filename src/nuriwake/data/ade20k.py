@@ -20,7 +20,7 @@ from nuriwake.data.layout import find_layout, image_files, pair, refuse_unpaired
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.seen import target_of
 from nuriwake.data.texts import read_text
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 CLASS_FILE = "objectInfo150.txt"
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
@@ -81,7 +81,7 @@ def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, set
         if not classes.exclusive or len(classes) > IGNORE - 1:
             raise UserError(f"{folder}: ADE20K has one of at most {IGNORE - 1} classes per pixel.")
         if seen is not target:
-            count_note(notes, "images: the map of classes does not tell objects apart, which is left behind")
+            count_note(notes, "[image|images]: the map of classes does not tell objects apart, which is left behind")
         name = writer.name(sample)
         writer.write(sample, name)
         files.append(masks / f"{name}.png")
@@ -89,7 +89,7 @@ def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, set
         write_palette_png(files[-1], seen.labels + np.uint8(1), ((0, 0, 0), *classes.colours))
     rows = [f"{i + 1}\t0\t0\t0\t{name}\n" for i, name in enumerate(classes.names)]
     write_text(folder / CLASS_FILE, "Idx\tRatio\tTrain\tVal\tName\n" + "".join(rows))
-    texts = tuple(f"{number} {text}." for text, number in notes.items())
+    texts = tuple(counted_notes(notes))
     return Written((*files, folder / CLASS_FILE, *writer.files), (*texts, *writer.notes))
 
 

@@ -29,7 +29,7 @@ from nuriwake.data.images import read_mask
 from nuriwake.data.layout import image_files
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.seen import target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _MOST_LABEL_ID = 33
 _PER_CLASS = 1000
@@ -180,13 +180,15 @@ def write_cityscapes(samples: Iterable[Sample], folder: Path, space: LabelSpace,
             found.append((_INSTANCES, instances))
             files.append(panoptic.add(name.rpartition("/")[2], instances))
         else:
-            count_note(notes, "images: a map of classes does not tell objects apart; instanceIds are not written")
+            count_note(
+                notes, "[image|images]: a map of classes does not tell objects apart; instanceIds are not written"
+            )
         for kind, array in found:
             files.append(truth / f"{name}_gtFine{kind}.png")
             with atomic_path(files[-1]) as temporary:
                 Image.fromarray(array).save(temporary, format="PNG")
     files += panoptic.finish()
-    texts = tuple(f"{number} {text}." for text, number in notes.items())
+    texts = tuple(counted_notes(notes))
     return Written((*files, *writer.files), (*texts, *writer.notes))
 
 

@@ -29,6 +29,7 @@ from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.headers import image_header
 from nuriwake.data.segmentation import read_segmentations
+from nuriwake.data.texts import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +143,12 @@ def kept_images(
         )
     if missing:
         notes.append(
-            f"{path.name}: {len(missing)} images are not there and are left out, as described: {listed(missing)}."
+            f"{path.name}: {len(missing)} {counted('[image is not there and is|images are not there and are]', len(missing))} left "
+            f"out, as described: {listed(missing)}."
         )
     if images.others:
-        notes.append(f"{images.others} images in {images.folder.name}/ are not in {path.name} and are left out.")
+        text = f"[image in {images.folder.name}/ is not in {path.name} and is|images in {images.folder.name}/ are not in {path.name} and are]"
+        notes.append(f"{images.others} {counted(text, images.others)} left out.")
     return [(number, found) for number, found in enumerate(images.paths) if found is not None]
 
 

@@ -23,10 +23,10 @@ from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.outlines import measured_loss, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _ROUND = 64
-_SHAPES = ("polygon", "box", "mask", "ellipse")
+SHAPES = ("polygon", "box", "mask", "ellipse")
 _PASSED_OVER = ("polyline", "points", "tag", "skeleton", "cuboid")
 
 
@@ -44,7 +44,7 @@ class CvatReader:
         for number, (kind, row) in enumerate(rows, 1):
             attributes = dict(row)
             try:
-                outline = _outline(kind, attributes, size)
+                outline = outline_of(kind, attributes, size)
             except (KeyError, ValueError, OverflowError) as error:
                 if isinstance(error, UserError):
                     raise UserError(f"{where}: shape {number}: {error}") from error
@@ -147,10 +147,10 @@ def write_cvat(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
             ((target.masks.areas() == 0).any(), "masks without a pixel are left out"),
         ):
             if flag:
-                count_note(notes, f"images: {what}")
+                count_note(notes, f"[image|images]: {what}")
     ElementTree.indent(root)
     write_bytes(home / "annotations.xml", ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
-    texts = [f"{number} {text}." for text, number in notes.items()]
+    texts = counted_notes(notes)
     return Written((home / "annotations.xml", *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
@@ -258,7 +258,7 @@ def _image(element: ElementTree.Element, path: Path, passed: dict[str, int]) -> 
         raise UserError(f"{path}: image '{name}': width and height are whole numbers ({error}).") from error
     image = _Image(name, element.get("subset", ""), size)
     for shape in element:
-        if shape.tag in _SHAPES:
+        if shape.tag in SHAPES:
             image.rows.append((shape.tag, tuple(shape.attrib.items())))
         elif shape.tag in _PASSED_OVER:
             passed[shape.tag] = passed.get(shape.tag, 0) + 1
@@ -267,7 +267,7 @@ def _image(element: ElementTree.Element, path: Path, passed: dict[str, int]) -> 
     return image
 
 
-def _outline(kind: str, row: Mapping[str, str], size: Size) -> list[Any] | dict[str, Any]:
+def outline_of(kind: str, row: Mapping[str, str], size: Size) -> list[Any] | dict[str, Any]:
     """A list of polygons, or COCO's run lengths."""
     if kind == "polygon":
         return [[float(value) for point in row["points"].split(";") for value in point.split(",")]]

@@ -21,7 +21,7 @@ from nuriwake.data.geotiff_shapes import Shapes, find_shapes, object_ids
 from nuriwake.data.headers import IMAGE_SUFFIXES, image_header
 from nuriwake.data.polygon_records import loss_notes
 from nuriwake.data.seen import paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 MARK = "geotiff"
 """`format` in the classes.json that is written beside."""
@@ -62,11 +62,14 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
     for sample in samples:
         name, place = writer.name(sample), _place(sample)
         if not place.known:
-            count_note(said.notes, "images have no georeference; their polygons are in pixels (x to the right, y down)")
+            count_note(
+                said.notes,
+                "[image has|images have] no georeference; polygons there are in pixels (x to the right, y down)",
+            )
         if place.points:
             count_note(
                 said.notes,
-                "images are placed by ground control points, which are no grid and are not kept; warp them first",
+                "[image is|images are] placed by ground control points, which are no grid and are not kept; warp [it|them] first",
             )
         target = _without_nodata(sample, place)
         said.truths.add(TRUTHS[type(target)])
@@ -79,7 +82,7 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         if len(shapes.features) > MANY and isinstance(target, SemanticMap):
             count_note(
                 said.notes,
-                f"maps have more than {MANY:,} regions, each a polygon; where they are specks, predict with "
+                f"[map has|maps have] more than {MANY:,} regions, each a polygon; where they are specks, predict with "
                 "--postprocessing '{operation: drop_small, area: 50}'",
             )
         said.files.append(folder / "polygons" / settings.split / f"{name}.geojson")
@@ -88,9 +91,7 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         raise UserError(f"{folder}: {' and '.join(sorted(said.truths))} cannot be written to one folder.")
     said.files.append(_write_classes(folder / "classes.json", space, next(iter(said.truths), "classes")))
     what = "maps of a class or objects"
-    return Written(
-        tuple(said.files), (*(f"{n} {text}." for text, n in said.notes.items()), *loss_notes(said.losses, what))
-    )
+    return Written(tuple(said.files), (*counted_notes(said.notes), *loss_notes(said.losses, what)))
 
 
 def _place(sample: Sample) -> Place:
@@ -169,7 +170,8 @@ def _write_labels(path: Path, target: Target, place: Place, notes: dict[str, int
         ids, hidden = paint_objects(target, object_ids(target).astype(np.int32))
         if hidden:
             count_note(
-                notes, "images: objects overlap; the label GeoTIFF shows the smaller one, the polygons hold both"
+                notes,
+                "[image|images]: objects overlap; the label GeoTIFF shows the smaller one, the polygons hold both",
             )
     kind = np.uint16 if int(ids.max(initial=0)) < 65536 else np.uint32
     return _write(path, ids.astype(kind)[None], place, {"nodata": 0}, tags=named)

@@ -28,10 +28,10 @@ from nuriwake.data.headers import image_header
 from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _ROUND = 64
-_LABELS = {"polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels"}
+LABELS = {"polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels"}
 _OPENING = (
     "To open it in Label Studio: label_config.xml is the labelling interface, tasks.json is imported; start Label Studio with "
     "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=<the folder of tasks.json>, and "
@@ -65,12 +65,12 @@ class LabelStudioReader:
                     f"{who}: it was drawn on {stated[0]}x{stated[1]}, but the image is {size[0]}x{size[1]} (height x width)."
                 )
             try:
-                outline = _outline(result, size)
+                outline = outline_of(result, size)
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 if isinstance(error, UserError):
                     raise UserError(f"{who}: {error}") from error
                 raise UserError(f"{who}: the {result.get('type')} is not understood ({error!r}).") from error
-            shapes.append(Shape(self.space.index(_label(result)), outline))
+            shapes.append(Shape(self.space.index(label_of(result)), outline))
         return instances_of(shapes, size, self.space, where)
 
 
@@ -96,7 +96,7 @@ def open_label_studio(root: Path, description: DataDescription) -> DataSet:
     notes: list[str] = []
     read = [(path, _tasks(path, notes)) for path in paths]
     try:
-        found = sorted({_label(result) for _, tasks in read for _, results in tasks for result in results})
+        found = sorted({label_of(result) for _, tasks in read for _, results in tasks for result in results})
     except UserError as error:
         raise UserError(f"{paths[0]}: {error}") from error
     classes = find_classes(root, description)
@@ -154,12 +154,12 @@ def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpac
             {"id": number, "data": {"image": link}, "annotations": []} | {kind: [{"id": number, "result": results}]}
         )
         if target.crowd.any():
-            count_note(notes, "images: crowd regions are written like objects")
+            count_note(notes, "[image|images]: crowd regions are written like objects")
         if (target.masks.areas() == 0).any():
-            count_note(notes, "images: masks without a pixel are left out")
+            count_note(notes, "[image|images]: masks without a pixel are left out")
     write_text(home / "tasks.json", json.dumps(tasks, ensure_ascii=False))
     write_text(home / "label_config.xml", _interface(countable(space), polygons=settings.polygons))
-    texts = [f"{number} {text}." for text, number in notes.items()]
+    texts = counted_notes(notes)
     return Written(
         (home / "tasks.json", home / "label_config.xml", *writer.files),
         (*texts, *loss_notes(losses, "objects"), *writer.notes, _OPENING),
@@ -229,26 +229,37 @@ def _tasks(path: Path, notes: list[str]) -> list[tuple[str, list[dict[str, Any]]
     if not isinstance(plain, list):
         raise UserError(f"{path}: expected a list of tasks, found {type(plain).__name__}.")
     for row, task in enumerate(plain):
-        data = task.get("data") if isinstance(task, Mapping) else None
-        link = next((data[key] for key in _IMAGE_KEYS if key in data), None) if isinstance(data, Mapping) else None
+        link = link_of(task)[1]
         if not isinstance(link, str):
             raise UserError(f"{path}: task {row + 1}: there is no image in 'data' (one of {', '.join(_IMAGE_KEYS)}).")
         where = f"{path}: task {row + 1}"
-        given = [item for item in _mappings(task, "annotations", where) if not item.get("was_cancelled")]
+        given = truth_of(task, where)
         more += max(len(given) - 1, 0)
         results: list[dict[str, Any]] = []
         for result in _mappings(given[0], "result", where) if given else []:
-            if result.get("type") in _LABELS:
+            if result.get("type") in LABELS:
                 results.append(result)
             else:
                 passed[str(result.get("type"))] = passed.get(str(result.get("type")), 0) + 1
-        tasks.append((_file_name(link), results))
+        tasks.append((file_name(link), results))
     if more:
         notes.append(f"{path.name}: {more} annotations of images that have another one before are left out.")
     if passed:
         texts = [f"{count} {kind}" for kind, count in passed.items()]
         notes.append(f"{path.name}: results that are no objects with an area are left out: {listed(texts)}.")
     return tasks
+
+
+def link_of(task: Any) -> tuple[str, Any]:
+    """The name of the member of 'data' that is the image, and what stands there; ("", None) where there is none."""
+    data = task.get("data") if isinstance(task, Mapping) else None
+    key = next((key for key in _IMAGE_KEYS if key in data), None) if isinstance(data, Mapping) else None
+    return ("", None) if key is None or data is None else (key, data[key])
+
+
+def truth_of(task: Mapping[str, Any], where: str = "task") -> list[dict[str, Any]]:
+    """The annotations that were not cancelled; the first is the truth. Raises UserError, with `where`, for no list of objects."""
+    return [item for item in _mappings(task, "annotations", where) if not item.get("was_cancelled")]
 
 
 def _mappings(owner: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
@@ -258,7 +269,7 @@ def _mappings(owner: Mapping[str, Any], key: str, where: str) -> list[dict[str, 
     return found
 
 
-def _file_name(link: str) -> str:
+def file_name(link: str) -> str:
     """The image's file name in a path, an address, or Label Studio's ?d= form; uploads begin with eight digits and a dash."""
     parts = urllib.parse.urlsplit(link)
     inner = urllib.parse.parse_qs(parts.query).get("d", [])
@@ -266,7 +277,7 @@ def _file_name(link: str) -> str:
     return path.removeprefix("/data/upload/").removeprefix("/data/local-files/").lstrip("/")
 
 
-def _label(result: Mapping[str, Any]) -> str:
+def label_of(result: Mapping[str, Any]) -> str:
     value = result.get("value") or {}
     names = (value.get(str(result.get("type"))) if isinstance(value, Mapping) else None) or []
     if not isinstance(names, list) or len(names) != 1:
@@ -274,7 +285,7 @@ def _label(result: Mapping[str, Any]) -> str:
     return str(names[0])
 
 
-def _outline(result: Mapping[str, Any], size: Size) -> list[Any] | dict[str, Any]:
+def outline_of(result: Mapping[str, Any], size: Size) -> list[Any] | dict[str, Any]:
     height, width = size
     kind, value = result["type"], result["value"]
     if kind == "brushlabels":

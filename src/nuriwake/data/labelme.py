@@ -28,10 +28,13 @@ from nuriwake.data.outlines import measured_loss, outlines
 from nuriwake.data.parallel import each
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _ROUND = 64
 """Corners of the polygon that stands for a circle."""
+
+_NO_AREA = ("point", "points", "line", "linestrip")
+"""Shapes that are no objects: left out and counted in the notes, as the other tools' are, so that the rest of the image is used."""
 
 _NO_CLASS = ("__ignore__", "_background_")
 """LabelMe's own names for what is no object."""
@@ -57,7 +60,7 @@ class LabelmeReader:
         for number, shape in enumerate(_shapes(file), 1):
             where = f"{file.path}: shape {number}"
             label = str(shape.get("label"))
-            if label in _NO_CLASS:
+            if label in _NO_CLASS or shape.get("shape_type") in _NO_AREA:
                 continue
             if label not in self.space.names:
                 raise UserError(f"{where}: the label '{label}' is none of the classes ({listed(self.space.names)}).")
@@ -88,7 +91,7 @@ def open_labelme(root: Path, description: DataDescription) -> DataSet:
     if not paths:
         raise UserError(f"{root}: there is no JSON file with 'shapes' and 'imagePath'.")
     read = each(_look, paths)
-    counts = Counter(label for _, labels in read for label in labels)
+    counts = Counter(label for _, labels, _ in read for label in labels)
     passed = {label: counts.pop(label) for label in _NO_CLASS if label in counts}
     found = sorted(counts)
     classes = find_classes(root, description)
@@ -98,14 +101,22 @@ def open_labelme(root: Path, description: DataDescription) -> DataSet:
     if passed:
         texts = [f"{number} '{label}'" for label, number in passed.items()]
         notes.append(f"Shapes that are no objects are left out, and their pixels count as background: {listed(texts)}.")
+    lines = Counter(kind for _, _, kinds in read for kind in kinds)
+    if lines:
+        texts = [f"{number} {kind}" for kind, number in lines.items()]
+        where = [path.name for path, (_, _, kinds) in zip(paths, read, strict=True) if kinds]
+        notes.append(
+            f"Shapes without area are no objects and are left out: {listed(texts)} in {listed(where, most=5)}; draw them as "
+            "polygons where they mean an object."
+        )
     unknown = [label for label in found if label not in names]
     if unknown:
-        path = next(path for path, (_, labels) in zip(paths, read, strict=True) if unknown[0] in labels)
+        path = next(path for path, (_, labels, _) in zip(paths, read, strict=True) if unknown[0] in labels)
         raise UserError(
             f"{path}: the labels {listed(unknown)} are not in {classes.source}; add them or correct the shapes."
         )
     splits: dict[str, list[Record]] = {}
-    for path, (image, _) in zip(paths, read, strict=True):
+    for path, (image, _, _) in zip(paths, read, strict=True):
         inner = path.relative_to(root)
         splits.setdefault(split_name(inner.parts[0]) or "" if len(inner.parts) > 1 else "", []).append(
             Record(inner.with_suffix("").as_posix(), image, path)
@@ -143,10 +154,10 @@ def write_labelme(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         files.append(folder / settings.split / f"{name}.json")
         write_text(files[-1], json.dumps(plain, ensure_ascii=False, indent=1) + "\n")
         if target.crowd.any():
-            count_note(notes, "images: crowd regions are written like objects")
+            count_note(notes, "[image|images]: crowd regions are written like objects")
         if (target.masks.areas() == 0).any():
-            count_note(notes, "images: masks without a pixel are left out")
-    texts = [f"{number} {text}." for text, number in notes.items()]
+            count_note(notes, "[image|images]: masks without a pixel are left out")
+    texts = counted_notes(notes)
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
@@ -182,17 +193,19 @@ def _files(root: Path, *, most: int | None = None) -> list[Path]:
     return found
 
 
-def _look(path: Path) -> tuple[Path, list[str]]:
-    """The image of a file, and the labels of its shapes."""
+def _look(path: Path) -> tuple[Path, list[str], list[str]]:
+    """The image of a file, the labels of its shapes, and the kinds of those without area, which have none."""
     file = read_json(path)
-    labels = [str(shape.get("label")) for shape in _shapes(file)]
+    shapes = _shapes(file)
+    labels = [str(shape.get("label")) for shape in shapes if shape.get("shape_type") not in _NO_AREA]
+    lines = [str(shape.get("shape_type")) for shape in shapes if shape.get("shape_type") in _NO_AREA]
     stated = file.member("imagePath")
     names = [Path(str(stated).replace("\\", "/"))] if stated else []
     names += [Path(path.stem + suffix) for suffix in sorted(IMAGE_SUFFIXES)]
     for name in names:
         for candidate in (path.parent / name, path.parent / name.name):
             if candidate.is_file():
-                return candidate, labels
+                return candidate, labels, lines
     raise UserError(f"{path}: its image '{stated}' is not there; put it beside the JSON file.")
 
 

@@ -15,7 +15,7 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import semantic_view
 from nuriwake.data.seen import object_numbers, paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 MOST_OBJECTS = 65535
 
@@ -47,7 +47,7 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
             continue
         seen = semantic_view(target)
         if not isinstance(target, SemanticMap):
-            count_note(notes, "images: the map of classes does not tell objects apart, which is left behind")
+            count_note(notes, "[image|images]: the map of classes does not tell objects apart, which is left behind")
         classes = seen.space.names
         files += seen.save(path)
     if kinds == {True, False}:
@@ -58,7 +58,7 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
     elif space.exclusive:
         written["ignore_index"] = IGNORE
     files.append(_write_classes(folder / "classes.json", written))
-    return Written((*files, *writer.files), (*(f"{number} {text}." for text, number in notes.items()), *writer.notes))
+    return Written((*files, *writer.files), (*counted_notes(notes), *writer.notes))
 
 
 def _write_ids(path: Path, target: Instances, notes: dict[str, int]) -> Path:
@@ -70,12 +70,12 @@ def _write_ids(path: Path, target: Instances, notes: dict[str, int]) -> Path:
             )
         ids = np.arange(1, len(target) + 1)
         if target.ids is not None:
-            count_note(notes, "images: ids do not fit 16 bits; objects are numbered from 1")
+            count_note(notes, "[image|images]: ids do not fit 16 bits; objects are numbered from 1")
     canvas, hidden = paint_objects(target, ids.astype(np.uint16))
     if hidden:
-        count_note(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
+        count_note(notes, "[image|images]: objects overlap, which a label map cannot hold; the smaller one is on top")
     if target.crowd.any():
-        count_note(notes, "images: crowd regions are written like objects")
+        count_note(notes, "[image|images]: crowd regions are written like objects")
     with atomic_path(path) as temporary:
         Image.fromarray(canvas).save(temporary, format="PNG")
     return path

@@ -25,7 +25,7 @@ from nuriwake.data.nifti_address import SliceAddress, slice_address
 from nuriwake.data.nifti_folder import CLASS_FILE, SPLIT_FILE, read_json
 from nuriwake.data.nifti_volume import Volume, nibabel, open_volume
 from nuriwake.data.seen import target_of
-from nuriwake.data.written import WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _PLACE_FIELDS = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
@@ -81,7 +81,7 @@ def write_nifti(samples: Iterable[Sample], folder: Path, space: LabelSpace, sett
         write_json(folder / SPLIT_FILE, [splits])
         writing.files.append(folder / SPLIT_FILE)
     writing.files.append(_write_classes(folder / CLASS_FILE, writing, trained=stage == "Tr"))
-    notes = [f"{number} {text}." for text, number in writing.notes.items()]
+    notes = counted_notes(writing.notes)
     if space.colours != LabelSpace(space.names).colours or any(space.things):
         notes.append("NIfTI holds no colours and does not say which classes are countable; both are left behind.")
     return Written(tuple(writing.files), tuple(notes))
@@ -119,9 +119,11 @@ def _parts(samples: Iterable[Sample], writing: _Writing) -> Iterator[_Part]:
             )
         seen = semantic_view(target)
         if not isinstance(target, SemanticMap):
-            count_note(writing.notes, "images: the map of classes does not tell objects apart, which is left behind")
+            count_note(
+                writing.notes, "[image|images]: the map of classes does not tell objects apart, which is left behind"
+            )
         elif target.scores is not None:
-            count_note(writing.notes, "images: scores are left behind")
+            count_note(writing.notes, "[image|images]: scores are left behind")
         writing.space = seen.space
         address = None if sample.source is None else slice_address(sample.source)
         labels = np.where(seen.labels == IGNORE, np.uint8(len(seen.space)), seen.labels)
@@ -180,7 +182,7 @@ def _copy_images(address: SliceAddress, name: str, writing: _Writing) -> None:
                 _copy_packed(volume.path, temporary)
         writing.files.append(path)
     if any(volume.channels > 1 for volume in volumes):
-        count_note(writing.notes, "volumes: every channel is a file of its own (_0000, _0001, ...)")
+        count_note(writing.notes, "[volume|volumes]: every channel is a file of its own (_0000, _0001, ...)")
 
 
 def _one_channel(volume: Volume, channel: int) -> bytes:
@@ -197,9 +199,9 @@ def _write_picture(part: _Part, path: Path, writing: _Writing) -> None:
     rows, columns = part.sample.spacing
     affine = np.diag([-columns, -rows, 1.0, 1.0])
     write_bytes(path, _packed(np.asfortranarray(part.labels.T[..., None]), affine, None))
-    count_note(writing.notes, "images: each is a volume of one slice, 1 mm thick")
+    count_note(writing.notes, "[image|images]: each is a volume of one slice, 1 mm thick")
     if (rows, columns) == (1.0, 1.0):
-        count_note(writing.notes, "images: the size of a pixel is not known and is written as 1 mm")
+        count_note(writing.notes, "[image|images]: the size of a pixel is not known and is written as 1 mm")
     if writing.settings.images == "none":
         return
     image = part.sample.image

@@ -1,8 +1,11 @@
-"""Text files read whole: what is no text is said with its name and place."""
+"""Text files read whole: what is no text is said with its name and place; and sentences that count."""
 
+import re
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
+
+_ONE_OR_MANY = re.compile(r"\[([^|\[\]]*)\|([^|\[\]]*)\]")
 
 
 def read_text(path: Path) -> str:
@@ -15,3 +18,8 @@ def read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def counted(text: str, count: int) -> str:
+    """`text` where "[box does|boxes do]" stands for the first words when `count` is 1, and else for the second."""
+    return _ONE_OR_MANY.sub(lambda found: found[1] if count == 1 else found[2], text)

@@ -15,6 +15,9 @@ GEO_TAGS = frozenset({33550, 33922, 34264, 34735})
 """ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (GeoTIFF 1.1, OGC 19-008r4)."""
 
 _NODATA_TAG = 42113
+_AT_ONCE = 16 << 20
+"""Bytes of the file that are held while it is decoded, and of the array while it is changed."""
+
 _PHOTOMETRIC_TAG = 262
 
 _PIXEL_TAGS = frozenset({256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339})
@@ -39,7 +42,7 @@ def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
             _refuse_broken_tags(file, page)
             inverted, nodata = int(page.photometric) == 0, _nodata(page)
             axes = file.series[0].get_axes(squeeze=True)
-            array = file.series[0].asarray(squeeze=True)
+            array = file.series[0].asarray(squeeze=True, buffersize=_AT_ONCE)
     except Exception as error:  # tifffile raises whatever its decoders raise
         # "imagecodecs" or a module of a later Python: the codec is missing; everything else is the file's fault
         if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
@@ -52,7 +55,7 @@ def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
     order = [axes.index(axis) for axis in axes if axis in "YX"] + [i for i, axis in enumerate(axes) if axis not in "YX"]
     array = array.transpose(order).reshape(*(array.shape[i] for i in order[:2]), -1)
     if inverted and array.dtype.kind in "ub":
-        array = ~array if array.dtype.kind == "b" else np.iinfo(array.dtype).max - array
+        array = np.invert(array, out=array if array.flags.writeable else None)
     return array if nodata is None or array.dtype.kind != "f" else _without(array, nodata)
 
 
@@ -96,8 +99,13 @@ def _nodata(page: Any) -> float | None:
 
 
 def _without(array: np.ndarray, nodata: float) -> np.ndarray:
-    missing = np.isnan(array) if np.isnan(nodata) else array == array.dtype.type(nodata)
-    return np.where(missing, array.dtype.type(0), array)
+    if not array.flags.writeable:
+        array = array.copy()
+    step = max(1, _AT_ONCE // max(1, array[0].nbytes))
+    for top in range(0, len(array), step):
+        rows = array[top : top + step]
+        rows[np.isnan(rows) if np.isnan(nodata) else rows == array.dtype.type(nodata)] = 0
+    return array
 
 
 def _by_others(path: Path, header: ImageHeader) -> np.ndarray:

@@ -13,7 +13,7 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target, write_palette_png
 from nuriwake.core.views import instance_view, semantic_space, semantic_view
 from nuriwake.data.seen import object_numbers, paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 MOST_OBJECTS = 254
 
@@ -49,7 +49,7 @@ def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settin
         files.append(write_palette_png(folder / "SegmentationClass" / f"{name}.png", labels, colours))
     write_text(index, "".join(f"{name}\n" for name in names))
     write_text(folder / "class_names.txt", "".join(f"{name}\n" for name in classes.names))
-    texts = tuple(f"{number} {text}." for text, number in notes.items())
+    texts = tuple(counted_notes(notes))
     return Written((*files, index, folder / "class_names.txt", *writer.files), (*texts, *writer.notes))
 
 
@@ -63,11 +63,13 @@ def _objects(name: str, target: Target, labels: np.ndarray, notes: dict[str, int
     if numbers is None:
         numbers = np.arange(1, len(found) + 1)
         if found.ids is not None:
-            count_note(notes, f"images: ids of objects are beyond 1 to {MOST_OBJECTS}; they are numbered from 1")
+            count_note(
+                notes, f"[image|images]: ids of objects are beyond 1 to {MOST_OBJECTS}; they are numbered from 1"
+            )
     canvas, hidden = paint_objects(found, numbers.astype(np.uint8))
     canvas[labels == IGNORE] = IGNORE
     if hidden:
-        count_note(notes, "images: objects overlap, which a label map cannot hold; the smaller one is on top")
+        count_note(notes, "[image|images]: objects overlap, which a label map cannot hold; the smaller one is on top")
     if found.crowd.any():
-        count_note(notes, "images: crowd regions are written like objects")
+        count_note(notes, "[image|images]: crowd regions are written like objects")
     return canvas

@@ -1,7 +1,7 @@
 """What writing a data set takes and gives, and the parts that every format's writer shares: names, images, refusals."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +15,7 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.data.headers import image_header
 from nuriwake.data.nifti_address import slice_address
+from nuriwake.data.texts import counted
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ class ImageWriter:
         """What happened to images."""
         if not self._turned:
             return []
-        return [f"{self._turned} images carried an EXIF orientation; they are written upright."]
+        return counted_notes(
+            {"[image|images] carried an EXIF orientation; [it is|they are] written upright": self._turned}
+        )
 
 
 def refuse_existing(path: Path) -> None:
@@ -123,8 +126,13 @@ def refuse_existing(path: Path) -> None:
 
 
 def count_note(notes: dict[str, int], text: str) -> None:
-    """One more image of which `text` is true."""
+    """One more image of which `text` is true: what follows the number, as `counted` has it, without the full stop."""
     notes[text] = notes.get(text, 0) + 1
+
+
+def counted_notes(notes: Mapping[str, int]) -> list[str]:
+    """What `count_note` counted, as sentences."""
+    return [f"{number} {counted(text, number)}." for text, number in notes.items()]
 
 
 def _fits_png(image: np.ndarray) -> bool:

@@ -22,7 +22,7 @@ from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
 from nuriwake.data.texts import read_text
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, refuse_existing
+from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _SPLITS = ("train", "val", "valid", "test")
 _DECIMALS = 6
@@ -127,11 +127,11 @@ def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
             (target.scores is not None, "scores are left behind"),
         ):
             if flag:
-                count_note(notes, f"images: {what}")
+                count_note(notes, f"[image|images]: {what}")
         if (target.masks.areas() == 0).any():
-            count_note(notes, "images: masks without a pixel have no outline and are left out")
+            count_note(notes, "[image|images]: masks without a pixel have no outline and are left out")
     files.append(_write_yaml(folder / "data.yaml", classes, settings))
-    texts = [f"{number} {text}." for text, number in notes.items()]
+    texts = counted_notes(notes)
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 

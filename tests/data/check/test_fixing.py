@@ -251,14 +251,11 @@ def test_what_is_left_out_goes_with_its_truth(yolo):
     }  # fmt: skip
 
 
-def test_formats_of_one_file_are_refused_with_a_way(tmp_path):
-    write(tmp_path / "data/images/a.png", picture(0))
-    write(tmp_path / "data/images/b.png", picture(1))
-    task = "<meta><task><labels><label><name>cat</name></label></labels></task></meta>"
-    images = "".join(f'<image id="{i}" name="{name}.png" width="64" height="48"/>' for i, name in enumerate("ab"))
-    (tmp_path / "data/annotations.xml").write_text(f"<annotations><version>1.1</version>{task}{images}</annotations>")
-    with pytest.raises(UserError, match="found cvat; convert"):
-        fix(tmp_path / "data")
+def test_what_is_listed_by_hand_is_refused_with_a_way(folder):
+    text = "format: mask_folder\nimages: images\nmasks: masks\nsplits: {train: ['train/*'], val: ['val/*']}\n"
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"found mask_folder as a description.*convert"):
+        fix(folder / "data.yaml")
 
 
 def test_folders_of_layers(tmp_path):

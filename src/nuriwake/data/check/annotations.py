@@ -96,7 +96,7 @@ categories_wrong = told(
     remedy='Write {"id": 1, "name": "cell"} for each class, each id and name once.',
 )  # fmt: skip
 annotation_twice = told(
-    "annotation_twice", "doubtful", what="{count} [annotation stands|annotations stand] twice, word by word.",
+    "annotation_twice", "doubtful", what="{count} [annotation stands|annotations stand] twice, exactly alike.",
     why="The object counts twice in training, and in validation one of the two is always missed.",
     remedy="Delete one of each pair; --fix does.",
 )  # fmt: skip
@@ -144,7 +144,7 @@ def background_class(survey: Survey) -> Finding | None:
 
 def nothing_annotated(survey: Survey) -> Finding | None:
     """No object in all of training."""
-    train = [facts for facts in survey.facts if facts.split != "val" and facts.known]
+    train = [facts for facts in survey.facts if facts.split not in ("val", "test") and facts.known]
     if survey.listing.truth != "coco" or not train or any(len(facts.objects) for facts in train):
         return None
     return Finding(

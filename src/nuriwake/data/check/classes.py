@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from nuriwake.data.check.finding import Finding, counted, some
+from nuriwake.data.check.finding import Finding, some
 from nuriwake.data.check.survey import Survey
 from nuriwake.data.dataset import listed
+from nuriwake.data.texts import counted
 
 RARE = 1000
 """A class with this many times fewer pixels than the most frequent one."""

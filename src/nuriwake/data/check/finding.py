@@ -1,9 +1,10 @@
 """Finding: one kind of mistake, how often, where, why it matters and what to do. What every check gives."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from nuriwake.data.texts import counted
 
 Severity = Literal["harmful", "doubtful", "note"]
 
@@ -12,8 +13,6 @@ SEVERITIES: tuple[Severity, ...] = ("harmful", "doubtful", "note")
 
 MOST_NAMED = 10
 """So many files a finding names."""
-
-_ONE_OR_MANY = re.compile(r"\[([^|\[\]]*)\|([^|\[\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}" if self.text else self.where
-
-
-def counted(text: str, count: int) -> str:
-    """`text` where "[box does|boxes do]" stands for the first words when `count` is 1, and else for the second."""
-    return _ONE_OR_MANY.sub(lambda found: found[1] if count == 1 else found[2], text)
 
 
 def some(items: Sequence[object]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A corrected copy of a data set, as far as nothing has to be guessed. The data themselves are never touched."""
 
-import shutil
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,16 +9,25 @@ import cv2
 import numpy as np
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.files import atomic_path, write_bytes, write_text
+from nuriwake.core.files import write_bytes, write_text
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import IGNORE
+from nuriwake.core.panoptic import Panoptic
+from nuriwake.core.targets import SemanticMap
 from nuriwake.data.check.entry import Entry, Listing
-from nuriwake.data.check.finding import Finding, counted
+from nuriwake.data.check.finding import Finding
+from nuriwake.data.check.fixing_files import FORMATS, SHAPED, copy_file, copy_rest
+from nuriwake.data.check.fixing_shapes import fix_files, mend
+from nuriwake.data.check.fixing_volumes import copy_volumes, whole_volumes
 from nuriwake.data.check.looking import Facts, MaskFacts, real_suffix
 from nuriwake.data.check.survey import Survey
 from nuriwake.data.check.upright import without_orientation
+from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.deciding import LEAST_EXTREMES, Decision
+from nuriwake.data.geotiff_place import read_place
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_mask
+from nuriwake.data.texts import counted
 from nuriwake.data.written import refuse_existing
 
 if TYPE_CHECKING:
@@ -29,6 +38,8 @@ LEFT_OUT = {
     "name_twice": "of a name that two files have", "truth_unreadable": "whose truth cannot be read",
 }  # fmt: skip
 """Samples with these problems are left out of the copy."""
+
+ELSEWHERE, COPY = "that val or test has too", "with the image and the truth of another one"
 
 SHIFTED = "[mask|masks] whose labels count from 0 now"
 CUT = "black and white [mask|masks] with blurred edges cut at 128 and written as 0 and 1"
@@ -46,15 +57,14 @@ def write_fixed(result: "CheckResult", folder: Path) -> tuple[str, ...]:
     Raises:
         UserError: the folder holds something, or the format is one that is only read by its own reader.
     """
-    from nuriwake.data.check import fixing_files
     from nuriwake.data.check.fixing_coco import fix_json
 
     survey = result.survey
     listing = survey.listing
-    if listing.truth == "read" and (listing.format not in fixing_files.FORMATS or not listing.root.is_dir()):
+    if listing.truth == "read" and (listing.format not in FORMATS or not listing.root.is_dir()):
         raise UserError(
-            f"{listing.root}: --fix corrects folders of masks, Pascal VOC, COCO, {', '.join(fixing_files.FORMATS)}, found "
-            f"{listing.format}; convert the data set to one of them."
+            f"{listing.root}: --fix corrects folders of masks, Pascal VOC, COCO, {', '.join(FORMATS)}, found {listing.format} "
+            "as a description or a file of its own lists it; convert the data set to one of them."
         )
     root = survey.listing.root.resolve()
     if folder.resolve() == root or folder.resolve().is_relative_to(root):
@@ -62,18 +72,37 @@ def write_fixed(result: "CheckResult", folder: Path) -> tuple[str, ...]:
     refuse_existing(folder)
     left_out = dropped(survey)
     done: Counter[str] = Counter()
+    if listing.format == "nifti":
+        partly = set(left_out.values())
+        left_out = whole_volumes(survey, left_out)
+        copy_volumes(survey, left_out, lambda path: place(listing, path, folder), done)
+        return _told(result, done, unsolved=_unsolved(partly - set(left_out.values())))
+    flags = mend(survey, left_out) if listing.truth == "read" else {}
     for entry, facts in zip(survey.listing.entries, survey.facts, strict=True):
         if entry.name in left_out:
             done[f"[sample|samples] left out, {left_out[entry.name]}"] += 1
         else:
             copy_image(entry, facts, survey.listing, folder, done)
     if survey.listing.truth == "read":
-        fixing_files.copy_rest(survey, left_out, folder, done)
+        copy_rest(survey, left_out, lambda path: place(listing, path, folder), done)
+        if listing.format in SHAPED:
+            flags = {name: each for name, each in flags.items() if name not in left_out}
+            fix_files(survey, flags, lambda path: place(listing, path, folder), done)
     elif survey.listing.truth in ("mask", "voc"):
         _fix_masks(survey, left_out, folder, done)
     else:
         fix_json(survey, left_out, folder, done)
-    kept = _not_corrected(result, done)
+    return _told(result, done)
+
+
+def _unsolved(reasons: Collection[str]) -> set[str]:
+    """The kinds of findings behind `reasons` that no sample was left out for after all."""
+    whys = {**LEFT_OUT, "same_image": ELSEWHERE, "duplicates": COPY}
+    return {kind for kind, why in whys.items() if why in reasons}
+
+
+def _told(result: "CheckResult", done: Counter[str], *, unsolved: Collection[str] = ()) -> tuple[str, ...]:
+    kept = _not_corrected(result, done, unsolved)
     lines = [f"{number:,} {counted(what, number)}." for what, number in done.items() if number]
     return (*(lines or ["nothing; the copy is like the original."]), *kept)
 
@@ -91,9 +120,7 @@ def dropped(survey: Survey) -> dict[str, str]:
     elsewhere = {facts.digest for facts in survey.facts if facts.split != "train" and facts.digest}
     if _found(survey, "same_image"):
         found |= {
-            facts.name: "that val or test has too"
-            for facts in survey.facts
-            if facts.split == "train" and facts.digest in elsewhere
+            facts.name: ELSEWHERE for facts in survey.facts if facts.split == "train" and facts.digest in elsewhere
         }
     return {**found, **_copies(survey)}
 
@@ -106,15 +133,14 @@ def _copies(survey: Survey) -> dict[str, str]:
     for row, (entry, facts) in enumerate(zip(survey.listing.entries, survey.facts, strict=True)):
         if facts.digest and entry.name not in blank:
             before = first.setdefault((facts.split, facts.digest), row)
-            if before != row and _same_truth(survey.listing.entries[before], entry):
-                found[entry.name] = "with the image and the truth of another one"
+            if before != row and _same_truth(survey.listing.entries[before], entry, survey.listing.data):
+                found[entry.name] = COPY
     return found
 
 
-def _same_truth(entry: Entry, other: Entry) -> bool:
-    if entry.record is not None and other.record is not None:
-        paths = [each.record.target for each in (entry, other) if each.record is not None]
-        return all(isinstance(path, Path) for path in paths) and paths[0].read_bytes() == paths[1].read_bytes()
+def _same_truth(entry: Entry, other: Entry, data: DataSet | None) -> bool:
+    if entry.record is not None and other.record is not None and data is not None:
+        return _reads_same(entry.record, other.record, data)
     if len(entry.masks) != len(other.masks):
         return False
     try:
@@ -124,6 +150,25 @@ def _same_truth(entry: Entry, other: Entry) -> bool:
     objects = [sorted((item.category, item.segmentation) for item in each.annotations) for each in (entry, other)]
     segments = [sorted((item.id, item.category) for item in each.segments) for each in (entry, other)]
     return masks and objects[0] == objects[1] and segments[0] == segments[1]
+
+
+def _reads_same(record: Record, other: Record, data: DataSet) -> bool:
+    """Two records of one image; on a map they must lie in one place, too."""
+    if data.format == "geotiff" and read_place(record.image) != read_place(other.image):
+        return False
+    try:
+        first, second = data.read_target(record), data.read_target(other)
+    except UserError:
+        return False
+    if isinstance(first, Instances) and isinstance(second, Instances):
+        same = np.array_equal(first.labels, second.labels) and np.array_equal(first.crowd, second.crowd)
+        return same and first.masks.to_coco() == second.masks.to_coco()
+    if isinstance(first, Panoptic) and isinstance(second, Panoptic):
+        same = np.array_equal(first.ids, second.ids) and np.array_equal(first.segment_ids, second.segment_ids)
+        return same and np.array_equal(first.labels, second.labels)
+    if isinstance(first, SemanticMap) and isinstance(second, SemanticMap):
+        return np.array_equal(first.labels, second.labels)
+    return False
 
 
 def copy_image(entry: Entry, facts: Facts, listing: Listing, folder: Path, done: Counter[str]) -> None:
@@ -244,21 +289,16 @@ def _copy_lists(listing: Listing, left_out: dict[str, str], folder: Path) -> Non
         write_text(place(listing, path, folder), "".join(f"{line}\n" for line in kept))
 
 
-def copy_file(path: Path, to: Path) -> None:
-    """`path` as it is, to `to`; atomic."""
-    with atomic_path(to) as temporary:
-        shutil.copyfile(path, temporary)
-
-
 def _found(survey: Survey, *kinds: str) -> list[Finding]:
     from nuriwake.data.check.checks import CHECKS
 
     return [finding for kind in kinds if (finding := CHECKS[kind](survey)) is not None]
 
 
-def _not_corrected(result: "CheckResult", done: Counter[str]) -> tuple[str, ...]:
+def _not_corrected(result: "CheckResult", done: Counter[str], unsolved: Collection[str]) -> tuple[str, ...]:
     solved = {*LEFT_OUT, *_NEEDS_NOTHING}
     solved |= {kind for kind in _SOLVED if any(_SOLVED[kind] in what for what in done)}
+    solved -= set(unsolved)
     left = [f"{finding.kind} ({finding.count:,})" for finding in result.findings if finding.severity != "note"]
     left = [item for item in left if item.rpartition(" (")[0] not in solved]
     return (f"not corrected, as it would have to be guessed: {', '.join(left)}.",) if left else ()

@@ -13,7 +13,8 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.files import write_json, write_text
 from nuriwake.core.id_maps import decode_ids
 from nuriwake.data.check.entry import Annotation, Entry
-from nuriwake.data.check.fixing import copy_file, place
+from nuriwake.data.check.fixing import place
+from nuriwake.data.check.fixing_files import copy_file
 from nuriwake.data.check.looking import Facts, real_suffix
 from nuriwake.data.check.looking_coco import area_fits, read_mask_of
 from nuriwake.data.check.survey import Survey

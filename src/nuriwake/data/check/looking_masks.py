@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import IGNORE
 from nuriwake.core.targets import Panoptic, SemanticMap, Target
 from nuriwake.data.check.entry import Entry
@@ -101,6 +102,23 @@ def look_read(record: Record, facts: Facts, data: DataSet) -> None:
     else:
         facts.objects = target_objects(target)
         facts.crowd = int(target.crowd.sum())
+    if isinstance(target, Instances):
+        _tell_of_objects(target, record, facts)
+
+
+def _tell_of_objects(target: Instances, record: Record, facts: Facts) -> None:
+    """Objects without a pixel, and objects of one class and one mask."""
+    areas, boxes = target.masks.areas(), target.masks.boxes()
+    for number in np.flatnonzero(areas == 0).tolist():
+        facts.tell("no_area", record.image, f"object {number + 1}")
+    marks = np.column_stack([target.labels, target.crowd, areas, boxes])
+    _, groups, counts = np.unique(marks, axis=0, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero((counts[groups.ravel()] > 1) & (areas > 0))
+    first: dict[tuple[int, str], int] = {}
+    for number, runs in zip(alike.tolist(), target.masks[alike].to_coco(), strict=True):
+        before = first.setdefault((int(groups.ravel()[number]), str(runs["counts"])), number)
+        if before != number:
+            facts.tell("annotation_twice", record.image, f"object {number + 1} is object {before + 1}")
 
 
 def target_objects(target: Target) -> np.ndarray:
