@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -72,6 +73,26 @@ def test_yaml_names_operations(tmp_path, tiny_config):
         assert not torch.equal(a.images, c.images)
     plain = first(override(config, {"augmentation.mixing": []}))
     assert not torch.equal(plain[0].images, one[0].images)
+
+
+def test_the_scale_goes_to_crops_that_have_no_zoom_of_their_own():
+    own = (
+        "random_crop",
+        {"random_crop": {"stretch": [0.9, 1.1]}},
+        {"random_crop": {"zoom": [1, 1]}},
+        "horizontal_flip",
+    )
+    augmentation = AugmentationConfig("natural", 32, scale=(0.5, 2.0), geometric=own)
+    assert training_augmentation(augmentation, 3, 255.0).geometric == (
+        RandomCrop(zoom=(0.5, 2.0)),
+        RandomCrop(zoom=(0.5, 2.0), stretch=(0.9, 1.1)),
+        RandomCrop(),
+        HorizontalFlip(),
+    )
+    without = replace(augmentation, scale=None)
+    assert training_augmentation(without, 3, 255.0).geometric[0] == RandomCrop()
+    with pytest.raises(UserError, match="expected one operation"):
+        training_augmentation(replace(augmentation, geometric=({"random_crop": {}, "fit": {}},)), 3, 255.0)
 
 
 @pytest.mark.parametrize(("name", "side"), [("ours", 24), ("theirs", 32)])

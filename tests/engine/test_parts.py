@@ -12,7 +12,7 @@ from torch import nn
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.engine.augmentation import training_pipeline
-from nuriwake.engine.choose import choose, choose_task, choose_things
+from nuriwake.engine.choose import choose, choose_task, choose_things, choose_tile
 from nuriwake.engine.config import (
     AugmentationConfig,
     DataConfig,
@@ -31,7 +31,9 @@ from nuriwake.engine.schedule import Plan, backbone_factor, rate_factor
 from nuriwake.engine.step import to_device
 from nuriwake.engine.stream import DrawStream, Order, steps_of
 from nuriwake.engine.watch import Watch
-from nuriwake.models import build_model
+from nuriwake.models import build_model, resolve_model
+from nuriwake.models.base import Model
+from nuriwake.models.catalogue import entry_constructor
 from nuriwake.tasks import pixel_mass
 
 CPU = torch.device("cpu")
@@ -293,6 +295,29 @@ def test_masks_are_kept_on_disk_only_where_the_user_says_and_the_reason_tells_wh
     assert "data.mask_cache" not in {choice.field for choice in choices}
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"geometric": ["fit"]}, "augmentation.geometric has no random_crop without a zoom"),
+        (
+            {"geometric": [{"random_crop": {"zoom": [1, 2]}}]},
+            "augmentation.geometric has no random_crop without a zoom",
+        ),
+        ({"pipeline": "own:pipeline"}, "augmentation.pipeline says it all"),
+        ({"geometric": ["random_crop"]}, None),
+        ({}, None),
+    ],
+)
+def test_a_scale_without_effect_is_said(fields, said):
+    """A recipe's, for instance, beside the user's own operations; and none is chosen that would have no effect."""
+    open_ = override(OPEN, {f"augmentation.{name}": value for name, value in fields.items()})
+    _, choices = choose(override(open_, {"augmentation.scale": [0.5, 2.0]}), FACTS, MACHINE)
+    lines = [choice.reason for choice in choices if choice.field == "augmentation.scale"]
+    assert lines == ([] if said is None else [f"without effect, since {said}"])
+    config, _ = choose(open_, FACTS, MACHINE)
+    assert config.augmentation.scale == (None if said else (0.6, 1.8))
+
+
 def test_rare_classes_among_several_are_raised():
     several = replace(FACTS, space=LabelSpace(("a", "b", "c")), class_pixels=(10_000_000, 500_000, 90_000))
     assert choose(OPEN, several, MACHINE)[0].loss.class_weights == "log"
@@ -323,6 +348,10 @@ def test_images_of_very_different_exposures_have_levels_of_their_own():
             {"model.options.regions.anchor_sizes": [8, 16, 32, 64, 128], "model.options.regions.detections": 300},
         ),
         (
+            "mask2former_mobilenet_v2",
+            {"model.options.queries": 300, "predict.decoding.detections": 300},
+        ),
+        (
             "yolact_mobilenet_v2",
             {
                 "model.options.prior_pixels": True,
@@ -342,6 +371,23 @@ def test_models_of_objects_are_told_how_large_and_how_many_they_are(model, expec
     }
     assert found == expected
     assert choose(config, facts, MACHINE)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "objects", "expected"),
+    [
+        ("panoptic_fpn_mobilenet_v2", 400, {"regions.detections": 800, "regions.proposals": 1600}),
+        ("eomt_small", 120, {"queries": 300}),
+        ("eomt_small", 70, {}),
+    ],
+)
+def test_crowded_panoptic_images_have_room_for_all(model, objects, expected):
+    facts = replace(FACTS, object_sizes=(9.3, 20.0, 40.0), most_objects=objects)
+    _, choices = choose(replace(OPEN, model=ModelConfig(model), task="panoptic"), facts, MACHINE)
+    options = "model.options."
+    assert {
+        choice.field.removeprefix(options): choice.value for choice in choices if choice.field.startswith(options)
+    } == expected
 
 
 @pytest.mark.parametrize(
@@ -432,3 +478,39 @@ def test_the_zoom_of_the_configuration_reaches_the_crop():
     pipeline = training_pipeline(AugmentationConfig("natural", 64, (0.6, 1.8)), 3, 255.0)
     assert pipeline.size == (64, 64)
     assert [operation.zoom for operation in pipeline.geometric if operation.name == "random_crop"] == [(0.6, 1.8)]
+
+
+@pytest.mark.parametrize(
+    ("stretch", "values", "side"),
+    [
+        (None, {}, 1024),
+        (1.0, {}, 320),
+        (2.0, {}, 640),
+        (2.0, {"augmentation.crop_size": 768}, 1024),
+        (1.0, {"augmentation.crop_size": 16}, 32),
+        (1.0, {"augmentation.crop_size": 64, "predict.overlap": 0.1}, 80),
+        (1.0, {"augmentation.geometric": ["fit", "horizontal_flip"]}, 1024),
+        (1.0, {"augmentation.geometric": [{"random_crop": {"zoom": [0.5, 2.0]}}]}, 320),
+        (1.0, {"augmentation.pipeline": "own:pipeline"}, 1024),
+    ],
+)
+def test_a_tile_is_no_larger_than_what_the_model_learnt_from(stretch, values, side):
+    class Stretched(Model):
+        largest_stretch = stretch
+
+    config = override(OPEN, {"augmentation.crop_size": 320, **values})
+    config, (choice,) = choose_tile(config, Stretched())
+    assert (choice.field, config.predict.tile, config.predict.tile_side) == ("predict.tile", side, side)
+    assert choose_tile(config, Stretched()) == (config, [])
+    for asked in (256, None):
+        given = override(OPEN, {"predict.tile": asked})
+        assert choose_tile(given, Stretched()) == (given, [])
+
+
+def test_models_say_how_far_their_input_may_grow():
+    """Those whose grids, positions or priors are shares of the input."""
+    yolact = build_model("yolact_mobilenet_v2", in_channels=3, classes=1, options={"prior_pixels": True})
+    assert yolact.largest_stretch is None
+    assert build_model("yolact_mobilenet_v2", in_channels=3, classes=1).largest_stretch == 1.0
+    known = {"solov2_mobilenet_v2": 1.0, "eomt_small": 1.0, "mask2former_r50": 2.0, "mask_rcnn_r50_fpn": None}
+    assert {name: entry_constructor(resolve_model(name)).largest_stretch for name in known} == known

@@ -366,6 +366,8 @@ def test_changes_of_settings():
     found = change_settings(settings, {"tile": 0, "decoding": {"b": 3}, "scales": [1, 2]})
     assert found == replace(settings, tile=None, decoding={"a": 1, "b": 3}, scales=(1.0, 2.0))
     assert change_settings(settings, None) is settings
+    assert (settings.tile, settings.tile_side) == ("auto", 1024)
+    assert change_settings(replace(settings, tile=320), {"tile": "auto"}).tile == 320  # the bundle's, as it was trained
     assert change_settings(settings, PredictSettings()) == PredictSettings()
     with pytest.raises(UserError, match=r"no field 'settings\.flip'.*Did you mean 'flips'"):
         change_settings(settings, {"flip": "all"})

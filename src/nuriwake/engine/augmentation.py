@@ -1,7 +1,7 @@
 """From the configuration to what augments a training image: a preset with changes, or the user's own pipeline."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,7 +15,7 @@ from nuriwake.core.targets import Size, Target
 from nuriwake.engine.config import AugmentationConfig
 from nuriwake.transforms.albumentations import AlbumentationsTransform, from_albumentations
 from nuriwake.transforms.geometric import RandomCrop
-from nuriwake.transforms.operations import operations
+from nuriwake.transforms.operations import Named, operations
 from nuriwake.transforms.pipeline import Pipeline
 from nuriwake.transforms.presets import preset
 
@@ -67,7 +67,10 @@ def training_augmentation(augmentation: AugmentationConfig, channels: int, maxim
 
 
 def training_pipeline(augmentation: AugmentationConfig, channels: int, maximum: float) -> Pipeline:
-    """The preset at the crop size, with the zoom and the operations of the configuration where it gives them."""
+    """The preset at the crop size, with the zoom and the operations of the configuration where it gives them.
+
+    `augmentation.scale` is the zoom of the random crops, those in `augmentation.geometric` included that say none of their own.
+    """
     side = augmentation.crop_size or 256
     pipeline = preset(cast(Any, augmentation.preset or "none"), (side, side), channels=channels, maximum=maximum)
     zoom = augmentation.scale
@@ -78,10 +81,39 @@ def training_pipeline(augmentation: AugmentationConfig, channels: int, maximum: 
             for operation in pipeline.geometric
         )
     if augmentation.geometric is not None:
-        changes["geometric"] = operations("geometric", augmentation.geometric, "augmentation.geometric")
+        named = [_zoomed(item, zoom) for item in augmentation.geometric]
+        changes["geometric"] = operations("geometric", named, "augmentation.geometric")
     if augmentation.photometric is not None:
         changes["photometric"] = operations("photometric", augmentation.photometric, "augmentation.photometric")
     return replace(pipeline, **changes)
+
+
+def takes_scale(augmentation: AugmentationConfig) -> bool:
+    """Is there a random crop whose zoom `augmentation.scale` could be? Every preset has one."""
+    if augmentation.pipeline is not None:
+        return False
+    return augmentation.geometric is None or any(_is_open_crop(item) for item in augmentation.geometric)
+
+
+def operation_name(named: Named) -> str:
+    """Of an entry of a list of operations."""
+    return named if isinstance(named, str) else str(next(iter(named), ""))
+
+
+def _is_open_crop(named: Named) -> bool:
+    """A random crop that says nothing of its zoom."""
+    alone = isinstance(named, str) or len(named) == 1
+    return alone and operation_name(named) == "random_crop" and "zoom" not in _fields(named)
+
+
+def _fields(named: Named) -> Mapping[str, Any]:
+    return {} if isinstance(named, str) else next(iter(named.values())) or {}
+
+
+def _zoomed(named: Named, zoom: tuple[float, float] | None) -> Named:
+    if zoom is None or not _is_open_crop(named):
+        return named
+    return {"random_crop": {**_fields(named), "zoom": zoom}}
 
 
 def import_here(path: str) -> Any:

@@ -1,5 +1,6 @@
 """Sensible values for what the user left open, each with its reason in one line."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,15 +10,19 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import to_plain
+from nuriwake.engine.augmentation import operation_name, takes_scale
 from nuriwake.engine.config import RunConfig, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import early_modules
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
 from nuriwake.inference.decoding import output_type
+from nuriwake.inference.predictor import LEAST_OVERLAP
+from nuriwake.inference.settings import USUAL_TILE
 from nuriwake.models.base import Model
 from nuriwake.models.catalogue import entry_constructor, model_options, resolve_model
 from nuriwake.models.deeplabv3 import default_rates
+from nuriwake.models.region_settings import RegionSettings
 from nuriwake.tasks import TASKS, get_task
 
 CACHE_MIB = 2048
@@ -77,6 +82,8 @@ def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[R
     _choose_exposure(choices, data)
     if choices.config.task == "instance":
         _choose_objects(choices, data)
+    if choices.config.task != "semantic":
+        _choose_limits(choices, data)
     _choose_class_weights(choices, data)
     _check(choices.config, machine)
     return choices.config, choices.made
@@ -165,6 +172,28 @@ def choose_frozen(config: RunConfig, model: Model) -> tuple[RunConfig, list[Choi
             "on a CPU they cost most of a step, and the edges and colours they see are learnt already",
         )
     return override(config, {"optim.freeze": frozen}), [Choice("optim.freeze", frozen, why)]
+
+
+def choose_tile(config: RunConfig, model: Model) -> tuple[RunConfig, list[Choice]]:
+    """`config` with the side from which images are taken in tiles.
+
+    Where something in the model is a share of its input, a tile is no larger than what the training crops have taught it
+    (`Model.largest_stretch`): a whole image of three times the side is to SOLOv2 or EoMT an image of another kind. Where the training
+    shows whole images scaled down (the operation "fit"), or images from the user's own pipeline, nobody knows better than the
+    usual tile.
+    """
+    if config.predict.tile != "auto":
+        return config, []
+    augmentation, side = config.augmentation, USUAL_TILE
+    why = "larger images are taken in tiles, in bounded memory"
+    scaled = "fit" in {operation_name(item) for item in augmentation.geometric or ()}
+    if model.largest_stretch is not None and not scaled and augmentation.pipeline is None:
+        crop = augmentation.crop_size or USUAL_TILE
+        # No smaller than what two tiles must share, and than what a tile may be.
+        shared = math.ceil(LEAST_OVERLAP / config.predict.overlap) if config.predict.overlap else 0
+        side = min(USUAL_TILE, max(round(model.largest_stretch * crop), shared, 32))
+        why = f"places are shares of the input to this model, which learns from crops of {crop} pixels"
+    return override(config, {"predict.tile": side}), [Choice("predict.tile", side, why)]
 
 
 def _fit_side(model: Model, side: int) -> int:
@@ -262,7 +291,17 @@ def _choose_augmentation(choices: _Choices, data: DataFacts) -> None:
     else:
         name, why = "natural", "colour photographs"
     choices.offer("augmentation.preset", name, why)
-    if choices.config.augmentation.preset == "natural":
+    augmentation = choices.config.augmentation
+    if not takes_scale(augmentation):
+        if augmentation.scale is not None:
+            where = (
+                "geometric has no random_crop without a zoom"
+                if augmentation.pipeline is None
+                else "pipeline says it all"
+            )
+            why = f"without effect, since augmentation.{where}"
+            choices.made.append(Choice("augmentation.scale", list(augmentation.scale), why))
+    elif augmentation.preset == "natural":
         choices.offer("augmentation.scale", [0.6, 1.8], "objects come at all distances")
 
 
@@ -293,13 +332,22 @@ def _choose_objects(choices: _Choices, data: DataFacts) -> None:
         choices.offer_region("anchor_sizes", [first * 2**level for level in range(5)], why)
     if "prior_sizes" in options:
         choices.offer("model.options.prior_sizes", [first * 2**level for level in range(5)], why)
-    if data.most_objects > CROWDED:
-        room = 100 * -(-data.most_objects * 2 // 100)
-        why = f"there are images of {data.most_objects} objects"
-        if "regions" in options:
-            choices.offer_region("detections", room, why)
-        else:
-            choices.offer("predict.decoding.detections", room, why)
+
+
+def _choose_limits(choices: _Choices, data: DataFacts) -> None:
+    """Room for twice the objects of the fullest image, where that is more than COCO's photographs ask for."""
+    if data.most_objects <= CROWDED:
+        return
+    options, room = model_options(choices.config.model.name), 100 * -(-data.most_objects * 2 // 100)
+    why = f"there are images of {data.most_objects} objects"
+    if "regions" in options:
+        choices.offer_region("detections", room, why)
+        if 2 * room > RegionSettings().proposals:
+            choices.offer_region("proposals", 2 * room, why)
+    elif choices.config.task == "instance":
+        choices.offer("predict.decoding.detections", room, why)
+    if "queries" in options and room > options["queries"]:
+        choices.offer("model.options.queries", room, why)
 
 
 def _choose_class_weights(choices: _Choices, data: DataFacts) -> None:

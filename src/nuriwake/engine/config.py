@@ -138,7 +138,8 @@ class AugmentationConfig:
     Attributes:
         preset: natural, medical, satellite or none (crop only).
         crop_size: side of the square crop in pixels.
-        scale: range of the random resize before the crop; None keeps the preset's.
+        scale: range of the random resize before the crop, also of a "random_crop" among `geometric` that gives no zoom of its own;
+            None keeps the preset's.
         balance: share of crops that are centred on rare or foreground classes.
         balance_images: draw images with rare classes more often (repeat factors of LVIS), with replacement.
         pipeline: "module:name" of a `nuriwake.transforms.Pipeline` or an `albumentations.Compose`, instead of all the others;

@@ -21,13 +21,14 @@ from nuriwake.data.mask_cache import with_mask_cache
 from nuriwake.data.trainable import check_trainable
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
-from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, fit_crop
+from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, choose_tile, fit_crop
 from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team, synchronise_norms
 from nuriwake.engine.ema import Average
 from nuriwake.engine.evaluate import EvaluationRequest
 from nuriwake.engine.facts import DataFacts, data_facts, machine_facts
 from nuriwake.engine.network import Step
+from nuriwake.engine.norms import check_norms
 from nuriwake.engine.optim import build_optimiser, freeze
 from nuriwake.engine.precision import autocast, loss_scaler
 from nuriwake.engine.run import (
@@ -190,11 +191,14 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     torch.manual_seed(config.seed)
     model = _model(config, data)
     config, choices = fit_crop(config, choices, model)
-    config, more = choose_frozen(config, model)
-    choices += more
+    for suit in (choose_frozen, choose_tile):
+        config, more = suit(config, model)
+        choices += more
     for line in (*(f"{choice.field} = {choice.value}: {choice.reason}" for choice in choices), *model.notes):
         say(line)
     job = _build(config, team, data, preprocessing, model=model, report=say)
+    check_norms(job.model, job.frozen, config, channels=data.channels, world=team.world)
+    job.predictor()  # settings that the decoder does not take come to light now, and not after the first steps
     if not resume:
         description = _description(job, facts)
         team.from_leader(lambda: create_run(config, choices=choices, data=description) and None)

@@ -168,12 +168,12 @@ class Predictor:
     def _tiles(self, size: Size) -> Grid | None:
         """The tiles of an image of `size` that are answered one by one; None where it is seen whole or tiles are blended."""
         settings, model = self.settings, self.model
-        if self._decoder.blends or settings.tile is None or max(size) <= settings.tile:
+        if self._decoder.blends or settings.tile_side is None or max(size) <= settings.tile_side:
             return None
         native = self.preprocessing.resize is None and settings.scales == (1.0,)
         return plan_tiles(
             size,
-            tile=settings.tile,
+            tile=settings.tile_side,
             overlap=settings.overlap,
             fit=model.fit_size if native else None,
             align=model.input_multiple,
@@ -239,7 +239,7 @@ class Predictor:
         settings, model = self.settings, self.model
         return plan_grid(
             size,
-            tile=settings.tile if self._decoder.blends else None,
+            tile=settings.tile_side if self._decoder.blends else None,
             overlap=settings.overlap,
             margin=model.margin,
             fit=model.fit_size,
@@ -280,10 +280,10 @@ def _check_unblended(settings: PredictSettings) -> None:
             f"model's answers are lists: expected flips none and one scale, found flips {settings.flips} and the scales "
             f"{', '.join(f'{scale:g}' for scale in settings.scales)}."
         )
-    if settings.tile is not None and settings.tile * settings.overlap < LEAST_OVERLAP:
+    if settings.tile_side is not None and settings.tile_side * settings.overlap < LEAST_OVERLAP:
         raise UserError(
             "Objects are joined where tiles overlap, by at least "
-            f"{LEAST_OVERLAP} pixels; found tiles of {settings.tile} that overlap by {settings.overlap:g} of it: raise "
+            f"{LEAST_OVERLAP} pixels; found tiles of {settings.tile_side} that overlap by {settings.overlap:g} of it: raise "
             "settings.overlap, or set tile to 0."
         )
 

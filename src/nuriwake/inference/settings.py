@@ -9,6 +9,9 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.inference.rules import PostprocessingRule
 
+USUAL_TILE = 1024
+"""Side of a tile, where nothing is known of the model: its activations fit small machines, and most photographs are smaller."""
+
 Flips = Literal["none", "horizontal", "all"]
 
 
@@ -18,7 +21,8 @@ class PredictSettings:
 
     Args:
         tile: images with a side longer than this are taken in overlapping square tiles of this many pixels; None or 0
-            never.
+            never. "auto": when training, what suits the model (`engine.choose.choose_tile`); over a bundle's settings, the bundle's;
+            else `USUAL_TILE`.
             A network that sees the whole image (attention, global pooling) may answer differently in tiles.
             Maps of probabilities are blended over tiles, and pixels are those of the image as the model sees it. Objects and
             segments are found in every tile and joined; a tile is then cut from the image as the user has it and prepared like
@@ -39,7 +43,7 @@ class PredictSettings:
         UserError: a value outside its range.
     """
 
-    tile: int | None = 1024
+    tile: int | Literal["auto"] | None = "auto"
     overlap: float = 0.25
     flips: Flips = "none"
     scales: tuple[float, ...] = (1.0,)
@@ -52,7 +56,7 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if self.tile == 0:
             object.__setattr__(self, "tile", None)
-        _expect(self.tile is None or self.tile >= 32, "tile", "at least 32 pixels or null", self.tile)
+        _expect(self.tile_side is None or self.tile_side >= 32, "tile", "at least 32 pixels or null", self.tile)
         _expect(0 <= self.overlap <= 0.5, "overlap", "0 to 0.5", self.overlap)
         _expect(bool(self.scales) and min(self.scales) > 0, "scales", "one or more numbers above 0", self.scales)
         _expect(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
@@ -63,6 +67,11 @@ class PredictSettings:
             self.score_threshold,
         )
         _expect(all(0 < value < 1 for value in self.thresholds), "thresholds", "between 0 and 1", self.thresholds)
+
+    @property
+    def tile_side(self) -> int | None:
+        """`tile` in pixels; None for whole images of any size."""
+        return USUAL_TILE if self.tile == "auto" else self.tile
 
     def check(self, space: LabelSpace) -> None:
         """Do the thresholds and the rules fit `space`? Raises UserError otherwise."""
@@ -87,7 +96,7 @@ def change_settings(settings: PredictSettings, changes: Changes) -> PredictSetti
     """
     if changes is None or isinstance(changes, PredictSettings):
         return changes or settings
-    plain = to_plain(settings) | dict(changes)
+    plain = to_plain(settings) | {name: value for name, value in changes.items() if (name, value) != ("tile", "auto")}
     if isinstance(changes.get("decoding"), Mapping):
         plain["decoding"] = {**settings.decoding, **changes["decoding"]}
     return from_plain(PredictSettings, plain, "settings")

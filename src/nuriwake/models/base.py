@@ -18,12 +18,15 @@ class Model(nn.Module):
         input_multiple: acceptable sides lie this far apart; 1 when any side from `input_minimum` on works.
         input_minimum: the smallest acceptable side.
         margin: pixels of the input that the output lacks on every side (unpadded convolutions); 0 for most.
+        largest_stretch: inputs of up to so many times the side of those that it was trained with mean the same to it; None where
+            nothing in it is a share of the input (grids, positions, anchors), so that their size does not matter.
         notes: sentences on what was done when it was built (weights used and left out), for whoever built it to print.
     """
 
     input_multiple: int = 1
     input_minimum: int = 1
     margin: int = 0
+    largest_stretch: float | None = None
     notes: tuple[str, ...] = ()
 
     def fit_size(self, height: int, width: int) -> tuple[int, int]:

@@ -86,6 +86,9 @@ class EoMT(Model):
         UserError: another backbone, or sizes that do not fit.
     """
 
+    # Positions are interpolated, and attention is over all patches: what was learnt of 400 is little worth with 4,096. The
+    # authors, too, answer for larger images in windows of the trained size (the published semantic models).
+    largest_stretch = 1.0
     mask_share: Tensor
 
     def __init__(

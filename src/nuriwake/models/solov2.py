@@ -102,6 +102,10 @@ class SOLOv2(Model):
         UserError: the backbone lacks one of the strides, channels have no 32 groups, or there are not five grids.
     """
 
+    # The cells are shares of the input: in a larger one an object of the same size touches fewer of them, and what the
+    # convolutions over the cells see of it is another picture.
+    largest_stretch = 1.0
+
     def __init__(
         self,
         in_channels: int,

@@ -140,6 +140,8 @@ class Yolact(Model):
         self.notes = self.encoder.notes
         self.taken = _taken(backbone, self.encoder.strides)
         self.input_minimum = self.encoder.strides[-1]
+        # Priors of so many pixels are shares of no input.
+        self.largest_stretch = None if prior_pixels else 1.0
         self.prior_shares = tuple(size / REFERENCE for size in prior_sizes)
         self.prior_ratios, self.square_priors, self.prior_pixels = prior_ratios, square_priors, prior_pixels
         widths = [self.encoder.channels[index] for index in self.taken]
