@@ -95,24 +95,17 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
             failure = watch.look(now=True)
             if any(team.highest([float(failure is not None)])):
                 continue
-            means = watch.means()
-            if means:
-                line = {"epoch": _epoch(job), "progress": round(progress, 6), "rate": _rate(job, progress)}
-                line |= {"seconds": round(elapsed, 3), "images_per_second": round(speed.now, 3), **means}
-                records.train(position.step, line)
+            _log(job, records, watch.means(), progress=progress, elapsed=elapsed, speed=speed)
         position.elapsed, position.reached = elapsed, plan.reached
         if due:
             bar.show(progress, f"step {position.step}", doing="evaluate")
-            found = _evaluate(job, progress)
+            records.evaluation(position.step, elapsed, _evaluate(job, progress))
             ended = ended or position.stopped
-            records.evaluation(position.step, elapsed, found)
-            training_mode(job.network, job.frozen)
             speed.pause()
         if keep:
             position.elapsed = time.perf_counter() - started
             position.log_bytes = records.length
-            if team.leader:
-                _save(job, steady=steady)
+            _save(job, steady=steady)
             saved = elapsed
             speed.pause()
         if number:
@@ -129,7 +122,9 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
 
 
 def _save(job: Job, *, steady: bool) -> None:
-    """Write the checkpoint; `steady`: also as the one to go back to."""
+    """Write the checkpoint, in the leader; `steady`: also as the one to go back to."""
+    if not job.team.leader:
+        return
     run = job.run
     if steady or job.plan.budget is not None:  # a run that the clock ends is not repeatable anyway
         # First: whoever is killed between the two comes by here again.
@@ -140,11 +135,22 @@ def _save(job: Job, *, steady: bool) -> None:
     _drop_old_best(job)
 
 
+def _log(
+    job: Job, records: Records, means: dict[str, float], *, progress: float, elapsed: float, speed: "_Speed"
+) -> None:
+    """A line of training metrics, of `means` over the steps since the last one; none where there were no steps."""
+    if means:
+        line = {"epoch": _epoch(job), "progress": round(progress, 6), "rate": _rate(job, progress)}
+        line |= {"seconds": round(elapsed, 3), "images_per_second": round(speed.now, 3), **means}
+        records.train(job.position.step, line)
+
+
 def _evaluate(job: Job, progress: float) -> Evaluation:
-    """Evaluate the weights, note whether they are the best, and keep them if so."""
+    """Evaluate the weights, note whether they are the best, and keep them if so; then the network trains again."""
     position, config = job.position, job.config
     records = job.data.records(config.data.val)
     found = evaluate(job.predictor(), job.data, records, request=job.request(), read=job.read_val)
+    training_mode(job.network, job.frozen)
     (seconds,) = job.team.highest([found.seconds])
     position.evaluated_step, position.evaluated = position.step, progress
     position.evaluation_seconds = max(position.evaluation_seconds, seconds)
