@@ -262,3 +262,52 @@ def test_masks_that_cannot_be_masks_are_refused(tmp_path, rng):
     tifffile.imwrite(tmp_path / "d.tif", np.full((4, 4), 70000, np.uint32))
     with pytest.raises(UserError, match=r"d\.tif.*65535"):
         read_mask(tmp_path / "d.tif")
+
+
+@pytest.mark.parametrize("tag", [262, 317, 258])
+def test_a_tiff_tag_that_cannot_be_read_is_no_default(tmp_path, rng, tag):
+    """tifffile would take white for black, and differences for values."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, smooth(rng, (20, 30, 3)), photometric="rgb", compression="zlib", predictor=2)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags[tag].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<II", data, place + 4, 1000, 2)  # a thousand values, at byte 2
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=rf"a\.tif.*(tag {tag}, which says how pixels are stored|cannot be read)"):
+        read_image(path)
+
+
+def test_a_tiff_that_does_not_say_whether_0_is_black(tmp_path, rng):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, smooth(rng, (20, 30)), photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags[262].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, place, 263)
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"a\.tif.*whether 0 is black or white"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        ({"photometric": "rgb", "compression": "zlib", "tile": (128, 128)}, np.uint8),
+        ({"photometric": "rgb", "compression": "zlib", "rowsperstrip": 8}, np.uint16),
+        ({"photometric": "rgb", "extratags": [(42113, 2, 6, "-9999", True)]}, np.float32),
+        ({"photometric": "miniswhite", "planarconfig": None, "rowsperstrip": 8}, np.uint8),
+    ],
+)
+def test_a_large_tiff_takes_little_more_than_its_pixels(tmp_path, monkeypatch, options, dtype):
+    import tracemalloc
+
+    monkeypatch.setattr("nuriwake.data.tiff._AT_ONCE", 1 << 18)
+    shape = (1200, 1000) if options["photometric"] == "miniswhite" else (1200, 1000, 3)
+    tifffile.imwrite(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 250, shape).astype(dtype), **options)
+    read_image(tmp_path / "a.tif")  # imports
+    tracemalloc.start()
+    array = read_image(tmp_path / "a.tif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * array.nbytes

@@ -99,3 +99,17 @@ def test_threads_read_side_by_side(tmp_path, contents):
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(look, range(120)))
+
+
+def test_a_stream_that_goes_on_past_what_is_declared_is_compared_with_its_checksum(tmp_path, contents, monkeypatch):
+    """Damage may make the contents longer: what was asked for is there, and wrong."""
+    path, whole = tmp_path / "a.gz", bytearray(gzip.compress(contents))
+    path.write_bytes(bytes(whole))
+    assert bytes(GzipFiles().read(path, 5, 50, total=1000)) == contents[5:50]
+    whole[-8] ^= 1
+    path.write_bytes(bytes(whole))
+    with pytest.raises(UserError, match=r"a\.gz.*cannot be unpacked"):
+        GzipFiles().read(path, 5, 50, total=1000)
+    monkeypatch.setattr(nifti_stream, "MOST_BEYOND", 10_000)
+    with pytest.raises(UserError, match=r"a\.gz: after the voxels.*10,000 other bytes"):
+        GzipFiles().read(path, 5, 50, total=1000)
