@@ -14,7 +14,6 @@ import tifffile
 from PIL import Image
 
 from nuriwake.core.labels import palette
-from nuriwake.data.check import CheckResult, Finding, check_data
 from nuriwake.data.images import read_mask
 
 Plant = Callable[[Path], list[str]]
@@ -365,46 +364,11 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 
 
-def look(root: Path) -> CheckResult:
-    return check_data(root, workers=1)
-
-
-def told(finding: Finding) -> str:
-    return " ".join((finding.what, *finding.files))
-
-
 @pytest.fixture(scope="module")
-def whole(shared, tmp_path_factory) -> dict[str, tuple[Path, dict[str, Finding]]]:
-    """The untouched copies, and what is found in them."""
-    found = {}
-    for name, copy in SETS.items():
-        root = tmp_path_factory.mktemp("whole") / name
-        root.mkdir()
-        copy(shared / "data", root)
-        found[name] = root, {finding.kind: finding for finding in look(root).findings}
-    return found
+def copies(untouched):
+    return untouched(SETS)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found_and_named(whole, tmp_path, name):
-    fault = FAULTS[name]
-    source, before = whole[fault.where]
-    root = tmp_path / fault.where
-    shutil.copytree(source, root)
-    named = fault.plant(root)
-    found = {finding.kind: finding for finding in look(root).findings}
-    assert fault.kind in found, {kind: told(finding) for kind, finding in found.items()}
-    finding = found[fault.kind]
-    assert finding.severity == fault.severity, told(finding)
-    assert "|" not in finding.what
-    assert all(text in told(finding) for text in named), (named, told(finding))
-    if fault.kind in before:  # a part of what the real set truly holds
-        assert told(finding) != told(before[fault.kind])
-    if fault.severity == "harmful":
-        assert not [finding for finding in before.values() if finding.severity == "harmful"]
-
-
-def test_faults_of_every_set_leave_the_others_alone(whole):
-    """The copies themselves hold no grave fault: what is found after planting was planted."""
-    for name, (_, before) in whole.items():
-        assert not [kind for kind, finding in before.items() if finding.severity == "harmful"], name
+def test_a_planted_fault_is_found_and_named(copies, judge, name):
+    judge(FAULTS[name], copies)
