@@ -12,6 +12,7 @@ import pytest
 from nuriwake.core.id_maps import encode_ids
 from nuriwake.data.check import check_data, looking_coco, quick_check
 from nuriwake.data.check.fixing import write_fixed
+from nuriwake.data.check.listing import list_data
 from nuriwake.data.check.outlines import crosses_itself, outline_area
 from nuriwake.data.formats import open_data
 
@@ -362,3 +363,17 @@ def test_formats_that_their_own_reader_reads(shared):
     assert result.survey.listing.truth == "read"
     assert result.harmful == ()
     assert len(result.survey.objects) > 0
+
+
+def test_a_split_that_is_made_here_is_none_that_was_given(tmp_path):
+    points = [[3, 3], [20, 3], [20, 20]]
+    for split in ("", "train", "val"):
+        folder = tmp_path / ("given" if split else "made") / split
+        folder.mkdir(parents=True)
+        for number in range(4):
+            name = f"{split}{number}"
+            cv2.imwrite(str(folder / f"{name}.png"), picture(number))
+            shape = {"label": "cat", "points": points, "shape_type": "polygon"}
+            (folder / f"{name}.json").write_text(json.dumps({"shapes": [shape], "imagePath": f"{name}.png"}))
+    assert list_data(tmp_path / "given").splits_given
+    assert not list_data(tmp_path / "made").splits_given
