@@ -223,7 +223,19 @@ MAKE_DTYPE = b"cnumpy\ndtype\n(S'f4'\ntR"
         (assemble(b"cnumpy\ndtype\n", b"(S'O8'\ntR"), "which are no numbers"),
         (assemble(b"cnumpy\ndtype\n", b"}b"), "tries to change how objects are built"),
         (assemble(STORAGE, b"}S'dtype'\nK\x01sb"), "no readable checkpoint"),
-        (assemble(b"]", b"r\xff\xff\xff\x7f"), "memo number"),
+        (assemble(b"K\x01", b"0", b"0"), "no readable checkpoint"),
+        (assemble(b"c_codecs\nencode\n(Vx\n)", b"2\x86" * 40, b"tR"), "encodes text as a tuple"),
+        (assemble(b"cnumpy\ndtype\n()", b"2\x86" * 40, b"tR"), "an array of a tuple, which are no numbers"),
+        (assemble(b"cbuiltins\nset\n(](I1\nI2\neI3\ntR"), "a plain container is described wrongly"),
+        (assemble(b"cbuiltins\ndict\n(](I1\nI2\netR"), "a mapping is described wrongly"),
+        (assemble(b"(K\x01K\x02K\x03d"), "no readable checkpoint"),
+        (assemble(b"N", b"K\x01a"), "fills what is no list"),
+        (assemble(b"N", b"K\x01K\x02s"), "fills what is no mapping"),
+        (assemble(b"N(K\x01", b"\x90"), "fills what is no set"),
+        (assemble(b"NNb"), "changes a NoneType"),
+        (assemble(b"N)R"), "calls a NoneType"),
+        (assemble(b"cbuiltins\nset\n)", b"\x81"), "makes an object of a Builder"),
+        (assemble(b"NN", b"\x93"), "names an object by what is no text"),
         (assemble(b"(I1\nios\nsystem\n"), "instruction INST"),
         (assemble(b"\x82\x01"), "instruction EXT1"),
         (assemble(b"\x8e", struct.pack("<Q", 2**50), b"x"), "no readable checkpoint"),
@@ -277,3 +289,113 @@ def test_the_shared_mobilenet_file(shared):
     path = shared / "data" / "weights" / "mobilenet_v2-b0353104.pth"
     expected = torch.load(path, weights_only=True)
     assert_same(read_pickle(path), dict(expected))
+
+
+def nested_pairs(times):
+    """A tuple of two of itself, `times` deep: few bytes, 2**times members."""
+    return b")" + b"2\x86" * times
+
+
+ODD_KEYS = {
+    "a key of pairs of pairs": b"}" + nested_pairs(40) + b"K\x01s",
+    "a key nested deeply": b"})" + b"\x85" * 300_000 + b"K\x01s",
+    "keys of a mark": b"(" + nested_pairs(40) + b"K\x01d",
+    "keys of pairs": b"cbuiltins\ndict\n(](" + nested_pairs(40) + b"K\x01\x86" + b"etR",
+    "keys of ordered pairs": b"ccollections\nOrderedDict\n(](" + nested_pairs(40) + b"K\x01\x86" + b"etR",
+    "a member of a set": b"\x8f(" + nested_pairs(40) + b"\x90",
+    "a member of a frozen set": b"(" + nested_pairs(40) + b"\x91",
+    "a member of a called set": b"cbuiltins\nset\n(](" + nested_pairs(40) + b"etR",
+    "a huge number": b"}" + pickle.dumps(1 << 80_000, 2)[2:-1] + b"K\x01s",
+}
+
+
+@pytest.mark.parametrize("program", ODD_KEYS.values(), ids=ODD_KEYS)
+def test_nothing_is_hashed_that_could_end_the_process_or_take_for_ever(tmp_path, program):
+    # Each of these went to Python's own hash: a crash of too many levels, or 2**40 steps.
+    (tmp_path / "a.pkl").write_bytes(program + b".")
+    with pytest.raises(UserError, match=r"a key or member of a set is a (tuple|int) instead of a text or number"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def test_odd_keys_in_foreign_parts_are_read_by_their_type(tmp_path):
+    saved = {"meta": {"sizes": {(1, 2): 3}, "seen": {(1, 2), 5}, "rest": frozenset(["a"])}, "state_dict": {"a": 1}}
+    for protocol in (2, 4):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
+        found = read_pickle(tmp_path / "a.pkl", placeholders_under=("meta",))
+        assert found["meta"] == {"sizes": {"tuple": 3}, "seen": {"tuple", 5}, "rest": frozenset(["a"])}
+
+
+def test_foreign_objects_are_filled_without_a_trace(tmp_path):
+    filled = b"cmm\nThing\n)R(K\x01K\x02e}b(K\x01K\x02uK\x03K\x04sK\x05a"
+    new = b"cmm\nOther\n)\x81(K\x01\x90"
+    program = b"}Vmeta\n(" + filled + new + b"Nls."
+    (tmp_path / "a.pkl").write_bytes(program)
+    found = read_pickle(tmp_path / "a.pkl", placeholders_under=("meta",))["meta"]
+    assert [getattr(item, "name", item) for item in found] == ["mm.Thing", "mm.Other", None]
+
+
+MANY = 400
+BLOCK = 2**20
+TEXT = b"X" + struct.pack("<I", BLOCK) + b"a" * BLOCK + b"q\x00"
+NUMPY_ARRAYS = (
+    b"cnumpy\ndtype\nq\x01X\x02\x00\x00\x00u1\x85Rq\x020"
+    + b"c_codecs\nencode\n" + TEXT + b"\x85Rq\x030cnumpy.core.multiarray\n_reconstruct\nq\x040]("
+    + (b"h\x04)R(K\x01J" + struct.pack("<i", BLOCK) + b"\x85h\x02\x89h\x03tb") * MANY + b"e"
+)  # fmt: skip
+MULTIPLIED = {
+    "arrays of the same bytes": NUMPY_ARRAYS,
+    "encodings of one text": b"]" + TEXT + b"0c_codecs\nencode\nq\x010(" + b"h\x01h\x00\x85R" * MANY + b"e",
+    "copies of one list": b"]("
+    + b"N" * 20_000
+    + b"eq\x000cbuiltins\nlist\nq\x010]("
+    + b"h\x01h\x00\x85R" * MANY
+    + b"e",
+}
+
+
+@pytest.mark.parametrize("program", MULTIPLIED.values(), ids=MULTIPLIED)
+def test_a_small_file_does_not_grow_to_gigabytes(tmp_path, program, monkeypatch):
+    monkeypatch.setattr("nuriwake.weights.machine.FREE_BYTES", 2**20)  # the test, too, shall not need them
+    (tmp_path / "a.pkl").write_bytes(program + b".")
+    with pytest.raises(UserError, match=r"many times more bytes than the file has \(a pickle bomb\?\)"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def test_a_list_shared_by_many_keys_is_built_once(tmp_path):
+    shared = list(range(1000))
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"meta": shared, **{str(i): shared for i in range(50)}}))
+    found = read_pickle(tmp_path / "a.pkl", placeholders_under=("meta",))
+    assert found["0"] == shared
+    assert {id(found[str(i)]) for i in range(50)} == {id(found["0"])}
+
+
+def test_storages_together_claim_no_more_than_the_file_has(tmp_path):
+    pad, one = 20_000, b"(X\x07\0\0\0storagectorch\nByteStorage\nV%d\nVcpu\nM\x20\x4eNtQ"
+    head = b"".join(pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {}))
+    storages = b"".join(one % number for number in range(40))
+    (tmp_path / "a.pth").write_bytes(head + b"](" + b"V" + b"a" * pad + b"\n" + storages + b"e.")
+    with pytest.raises(UserError, match="claims more bytes than the file has"):
+        read_pickle(tmp_path / "a.pth")
+    (tmp_path / "a.pth").write_bytes(head + b"N." + b"(" + nested_pairs(40) + b"l.")
+    with pytest.raises(UserError, match="its list of arrays is described wrongly"):
+        read_pickle(tmp_path / "a.pth")
+    other = head[: -len(pickle.dumps(1001, 2)) - len(pickle.dumps({}, 2))] + nested_pairs(40) + b".N.N.N."
+    (tmp_path / "a.pth").write_bytes(other)
+    with pytest.raises(UserError, match="its format version is a tuple"):
+        read_pickle(tmp_path / "a.pth")
+
+
+def test_a_pickle_of_endless_instructions_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("nuriwake.weights.machine.INSTRUCTION_LIMIT", 1000)
+    (tmp_path / "a.pkl").write_bytes(b"]" * 1001 + b".")
+    with pytest.raises(UserError, match="more than 1,000 instructions"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def test_a_large_array_is_a_view_and_a_small_one_of_its_own(tmp_path):
+    saved = {"large": np.arange(50_000), "small": np.arange(4), "turned": np.arange(50_000).astype(">i8")}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, 4))
+    found = read_pickle(tmp_path / "a.pkl")
+    assert [found[name].flags.owndata for name in saved] == [False, False, False]  # all reshaped
+    assert [found[name].flags.writeable for name in saved] == [False, True, True]
+    assert all(np.array_equal(found[name], saved[name]) and found[name].dtype.isnative for name in saved)

@@ -46,42 +46,37 @@ class Builder:
         raise RefusedError("it tries to change how objects are built.")
 
 
+class OddKey:
+    """Stands for a key or a member of a set that is neither a text nor a number of usual size; it knows only of which type."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+def hashable(key: Any) -> Any:
+    """`key` where it is quick to hash, an `OddKey` for it otherwise: hashing a tuple of tuples may take for ever, or end the
+    process, and that of a huge number is counted anew each time."""
+    small = type(key) is not int or -(2**63) <= key < 2**63
+    return key if small and type(key) in (str, int, float, bool, bytes, type(None)) else OddKey(type(key).__name__)
+
+
+def shown(value: Any) -> str:
+    """`value` for a message: nothing that a pickle could make long or deep."""
+    return repr(value[:40]) if isinstance(value, str | bytes) else f"a {type(value).__name__}"
+
+
 class Placeholder:
-    """A foreign object that was not built: it knows the name it had, takes whatever the pickle tells it, and keeps none."""
+    """A foreign class or object that was not built: it knows its name, and nothing else of what the pickle tells it."""
 
-    __slots__ = ()
-    name: str = "object"
+    __slots__ = ("name",)
 
-    def __new__(cls, *_: Any, **__: Any) -> "Placeholder":
-        """An empty one, whatever the arguments."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __call__(self, *_: Any, **__: Any) -> "Placeholder":
-        """A call of a foreign object is a placeholder again."""
-        return self
+    def __init__(self, name: str = "object") -> None:
+        self.name = name
 
     def __repr__(self) -> str:
         return f"Placeholder({self.name})"
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None:
-        """Forgets `value`."""
-
-    def extend(self, values: Any) -> None:
-        """Forgets `values`."""
-
-    def add(self, value: Any) -> None:
-        """Forgets `value`."""
-
-
-def placeholder_class(name: str) -> type[Placeholder]:
-    """A class for foreign objects called `name`; nothing is imported."""
-    return type("Placeholder", (Placeholder,), {"name": name, "__slots__": ()})
 
 
 _NEVER = """
@@ -111,7 +106,7 @@ class DTypeRecipe:
         except TypeError:
             known = None
         if known is None or known.kind not in "biufc":
-            raise RefusedError(f"it has an array of {code!r}, which are no numbers.")
+            raise RefusedError(f"it has an array of {shown(code)}, which are no numbers.")
         self.code, self.order = known, "="
 
     def __setstate__(self, state: Any) -> None:
@@ -136,20 +131,33 @@ class ArrayRecipe:
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], DTypeRecipe):
             raise RefusedError("a NumPy array is described wrongly.")
+        if not isinstance(state[4], bytes | bytearray | str):
+            raise RefusedError("a NumPy array's bytes are no bytes.")
+        _check_shape(state[1])
         self._state = state
 
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return 0 if self._state is None else math.prod(self._state[1]) * self._state[2].dtype.itemsize
+
     def array(self) -> np.ndarray:
-        """A fresh array in native byte order."""
+        """The array in native byte order: of a large one with that order a view, which cannot be written to."""
         if self._state is None:
             raise RefusedError("a NumPy array has no content.")
         _, shape, recipe, column_major, data = self._state
-        _check_shape(shape)
         if isinstance(data, str):  # Python 2 pickles, read as latin-1
             data = data.encode("latin1")
-        if not isinstance(data, bytes | bytearray) or len(data) != math.prod(shape) * recipe.dtype.itemsize:
+        if len(data) != self.size:
             raise RefusedError("a NumPy array's bytes do not fit its shape.")
-        flat = np.frombuffer(data, recipe.dtype).astype(recipe.dtype.newbyteorder("="))
+        flat = np.frombuffer(data, recipe.dtype)
+        if len(data) < _SMALL or not flat.dtype.isnative:
+            flat = flat.astype(recipe.dtype.newbyteorder("="))
         return flat.reshape(shape, order="F" if column_major else "C")
+
+
+_SMALL = 1 << 16
+"""Bytes up to which an array is copied: Python shares short texts of bytes, and a few of these weigh nothing."""
 
 
 def _from_buffer(data: Any, recipe: Any, shape: Any, order: Any) -> ArrayRecipe:
@@ -166,11 +174,11 @@ def _check_shape(shape: Any) -> None:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Sealed:
     """A view of `storage` that stays inside it."""
-    if not isinstance(storage, Sealed) or not isinstance(offset, int) or offset < 0:
+    if not isinstance(storage, Sealed) or not isinstance(offset, int) or not 0 <= offset < 2**48:
         raise RefusedError("a tensor is described wrongly.")
-    numbers, size, stride = storage.tensor.view(-1), tuple(size), tuple(stride)
     _check_shape(size)
     _check_shape(stride)
+    numbers = storage.tensor.view(-1)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and (last >= numbers.numel() or math.prod(size) > numbers.numel()):
         raise RefusedError("a tensor reaches beyond its numbers.")
@@ -194,7 +202,7 @@ def _scalar(recipe: Any, data: Any) -> Any:
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     # How protocol 2 writes bytes; no other codec is needed, and some of them decompress.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise RefusedError(f"it encodes text as {encoding!r}.")
+        raise RefusedError(f"it encodes text as {shown(encoding)}.")
     return text.encode("latin1")
 
 
@@ -207,10 +215,20 @@ def _of(kind: Callable[..., Any], *accepted: type) -> Builder:
     return Builder(build)
 
 
-def _ordered(*arguments: Any) -> Any:
-    if len(arguments) > 1 or not all(isinstance(item, list | tuple) for item in arguments):
-        raise RefusedError("an ordered mapping is described wrongly.")
-    return OrderedDict(*arguments)
+def _set_of(kind: Callable[..., Any]) -> Builder:
+    """Of hashable members only: see `hashable`."""
+    return _of(lambda items=(): kind(map(hashable, items)), list, tuple)
+
+
+def _mapping_of(kind: Callable[..., Any]) -> Builder:
+    """Of pairs with hashable keys only: see `hashable`."""
+
+    def build(pairs: Any = ()) -> Any:
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise RefusedError("a mapping is described wrongly.")
+        return kind((hashable(key), value) for key, value in pairs)
+
+    return _of(build, list, tuple)
 
 
 def _names(modules: str, names: str) -> list[str]:
@@ -233,7 +251,7 @@ ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_parameter": Builder(_parameter),
     "torch.Size": _of(torch.Size, tuple, list),
     "torch.device": Builder(lambda *arguments: "cpu"),
-    "collections.OrderedDict": Builder(_ordered),
+    "collections.OrderedDict": _mapping_of(OrderedDict),
     "_codecs.encode": Builder(_encoded),
     **dict.fromkeys(_names("numpy.core.multiarray numpy._core.multiarray", "_reconstruct"), Builder(ArrayRecipe)),
     **dict.fromkeys(_names("numpy.core.multiarray numpy._core.multiarray", "scalar"), Builder(_scalar)),
@@ -242,9 +260,9 @@ ALLOWED: dict[str, Any] = {
     "numpy.dtype": Builder(DTypeRecipe),
     # Protocol 2 writes empty bytes as a call without arguments; a call with any is an error.
     **dict.fromkeys(_names("builtins __builtin__", "bytes"), Builder(lambda: b"")),
-    **dict.fromkeys(_names("builtins __builtin__", "set"), _of(set, list, tuple)),
-    **dict.fromkeys(_names("builtins __builtin__", "frozenset"), _of(frozenset, list, tuple)),
+    **dict.fromkeys(_names("builtins __builtin__", "set"), _set_of(set)),
+    **dict.fromkeys(_names("builtins __builtin__", "frozenset"), _set_of(frozenset)),
     **dict.fromkeys(_names("builtins __builtin__", "list"), _of(list, list, tuple)),
-    **dict.fromkeys(_names("builtins __builtin__", "dict"), _of(dict, list, tuple)),
+    **dict.fromkeys(_names("builtins __builtin__", "dict"), _mapping_of(dict)),
 }
 """Every name that a pickle may use -> what it gets. Nothing here imports, opens, or calls what the pickle brings."""
