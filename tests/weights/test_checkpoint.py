@@ -7,6 +7,7 @@ import sys
 import types
 import zipfile
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from safetensors.torch import save_file
 import nuriwake as nw
 from nuriwake.cli import run
 from nuriwake.core.errors import UserError
+from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.models import build_model, count_parameters
 from nuriwake.models.outputs import fit_logits
 from nuriwake.weights.checkpoint import predictor_of, read_checkpoint
 from nuriwake.weights.class_lists import CLASS_LISTS, THINGS
 from nuriwake.weights.contents import Contents
+from nuriwake.weights.processor import read_processor
 from nuriwake.weights.recognition import fit, recognise
 from nuriwake.weights.sources import all_sources
 
@@ -243,7 +246,7 @@ def refusal(path, **options):
 def test_refusals_name_file_and_arrays(tmp_path):
     state = small_unet()
     path = write_plain(tmp_path, {key: item for key, item in state.items() if key != "up3.up.bias"})
-    assert "1 missing: upsamplings.2.bias" in refusal(path)
+    assert "1 missing: up3.up.bias" in refusal(path)
     path = write_plain(tmp_path, state | {"more": torch.ones(1)})
     assert "weights.pth: recognised as unet of the textbook U-Net (unet)" in refusal(path)
     assert "1 unexpected: more" in refusal(path)
@@ -257,6 +260,8 @@ def test_refusals_name_file_and_arrays(tmp_path):
     assert "pspnet of semseg" in text
     path = write_plain(tmp_path, {key: item for key, item in state.items() if not key.startswith("outc")})
     assert "recognised as unet of the textbook U-Net, but the array 'outc.conv.weight' is missing" in refusal(path)
+    path = write_plain(tmp_path, {key: item for key, item in state.items() if ".double_conv.3." not in key})
+    assert "9 missing: decoder.0.second.weight" in refusal(path)  # no array is left that would tell the published names
     path = write_plain(tmp_path, {key: item for key, item in state.items() if not key.startswith("down1")})
     assert "The nearest is unet of the textbook U-Net: 12 missing" in refusal(path)
     assert "Did you mean 'segformer'" in refusal(path, architecture="segfomer")
@@ -266,6 +271,51 @@ def test_refusals_name_file_and_arrays(tmp_path):
     assert "no such file or folder" in refusal(tmp_path / "none.pth")
     (tmp_path / "empty").mkdir()
     assert "has neither model.safetensors nor pytorch_model.bin" in refusal(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_arrays_whose_numbers_no_model_can_use_are_named(tmp_path, zipped):
+    state, key = small_unet(), "down1.maxpool_conv.1.double_conv.0.weight"
+    broken, infinite = state[key].clone(), state[key].clone()
+    broken.view(-1)[5], infinite.view(-1)[0] = torch.nan, torch.inf
+    for item, why in (
+        (broken, "NaN or infinite numbers"),
+        (infinite.half(), "NaN or infinite numbers"),
+        (state[key].to(torch.complex64), "complex64 where float32 belongs"),
+        (state[key].to(torch.int8), "int8 where float32 belongs"),
+        (state[key] > 0, "bool where float32 belongs"),
+    ):
+        torch.save(state | {key: item}, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+        assert f"weights.pth: 1 of its arrays cannot be used: {key} ({why}); a training that" in refusal(
+            tmp_path / "weights.pth"
+        )
+    # Counters are no numbers that a model works with; whole numbers and halves of them do no harm.
+    counter = "inc.double_conv.1.num_batches_tracked"
+    torch.save(state | {counter: torch.tensor(3.0), key: state[key].double()}, tmp_path / "weights.pth")
+    assert read_checkpoint(tmp_path / "weights.pth").report.used == 136
+
+
+def test_a_processor_without_scaling_or_normalising_is_followed():
+    base, file = Preprocessing(), Path("preprocessor_config.json")
+    plain, notes = read_processor(base, {"do_rescale": False, "do_normalize": False, "image_mean": [0.5] * 3}, file)
+    assert (plain.maximum, plain.mean, plain.deviation, notes) == (1.0, (0.0,) * 3, (1.0,) * 3, ())
+    usual, _ = read_processor(base, {"rescale_factor": 0.00392156862745098, "image_std": [0.5] * 3}, file)
+    assert (usual.maximum, usual.mean, usual.deviation) == (255.0, base.mean, (0.5,) * 3)
+    assert usual.resize.exact == (512, 512)
+    other, _ = read_processor(base, {"rescale_factor": 1 / 127.5, "do_resize": False}, file)
+    assert (other.maximum, other.resize) == (127.5, None)
+    # As transformers has it: value * factor first, then the mean.
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    asked = {"do_rescale": False, "image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]}
+    found, _ = read_processor(base, asked | {"do_flip_channel_order": True}, file)
+    expected = (image[..., ::-1] - np.array(asked["image_mean"])) / np.array(asked["image_std"])
+    np.testing.assert_allclose(found.tensor(image), expected.transpose(2, 0, 1), atol=1e-5)
+    _, notes = read_processor(base, {"resample": 3, "do_center_crop": True}, file)
+    assert "bicubic interpolation; here it is linear" in notes[0]
+    assert "cuts out the middle" in notes[1]
+    for wrong in ({"rescale_factor": 0}, {"image_mean": 0.5}, {"size": "large"}, {"rescale_factor": None}):
+        with pytest.raises(UserError, match=r"preprocessor_config\.json: cannot be understood"):
+            read_processor(base, wrong, file)
 
 
 class Malicious:

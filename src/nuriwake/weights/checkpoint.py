@@ -20,6 +20,7 @@ from nuriwake.models.state import listed, load_strictly
 from nuriwake.weights import class_lists
 from nuriwake.weights.bundle import Bundle, ModelSpec, save_bundle
 from nuriwake.weights.contents import Contents, read_contents
+from nuriwake.weights.processor import PROCESSOR, read_processor
 from nuriwake.weights.published.base import Published
 from nuriwake.weights.recognition import Fit, fit, recognise, task_told
 from nuriwake.weights.sources import title
@@ -109,8 +110,8 @@ def read_checkpoint(
             many classes.
 
     Raises:
-        UserError: damaged or unsafe; of no known source, or of several; arrays missing, extra or misshapen, by name; of a
-            model for another task; things that are no classes.
+        UserError: damaged or unsafe; of no known source, or of several; arrays missing, extra, misshapen or of numbers that
+            no model can use (complex, NaN), by name; of a model for another task; things that are no classes.
     """
     contents = read_contents(path)
     source, spec = recognise(contents, architecture, task)
@@ -118,6 +119,11 @@ def read_checkpoint(
     if fitted.misfit:
         raise UserError(
             f"{contents.file}: recognised as {title(source)} ({spec.name}), but its arrays do not fit: {fitted.misfit}."
+        )
+    if fitted.unusable:
+        raise UserError(
+            f"{contents.file}: {len(fitted.unusable)} of its arrays cannot be used: {listed(fitted.unusable)}; a training "
+            "that diverged leaves such files, so take an earlier one."
         )
     model = _filled(spec, fitted, contents)
     preprocessing, told = _preprocessing(source, spec, contents)
@@ -214,7 +220,7 @@ def _preprocessing(source: Published, spec: ModelSpec, contents: Contents) -> tu
     found = source.preprocessing_of(contents.shapes, contents.config)
     channels = spec.in_channels
     if contents.processor:
-        return _from_processor(found, contents), ()
+        return read_processor(found, contents.processor, contents.file.parent / PROCESSOR)
     if found.channels == channels:
         return found, ()
     told = (
@@ -222,33 +228,6 @@ def _preprocessing(source: Published, spec: ModelSpec, contents: Contents) -> tu
     )
     plain = replace(found, channels=channels, mean=(0.0,) * channels, deviation=(1.0,) * channels, order="rgb")
     return plain, told
-
-
-def _from_processor(base: Preprocessing, contents: Contents) -> Preprocessing:
-    """As transformers' `preprocessor_config.json` says."""
-    processor = contents.processor
-    try:
-        mean, deviation = processor.get("image_mean", base.mean), processor.get("image_std", base.deviation)
-        size = processor.get("size", 512) if processor.get("do_resize", True) else None
-        return replace(
-            base,
-            channels=len(mean),
-            mean=tuple(map(float, mean)),
-            deviation=tuple(map(float, deviation)),
-            resize=None if size is None else _processor_size(size, int(processor.get("size_divisor") or 1)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{contents.file.parent / 'preprocessor_config.json'}: cannot be understood ({error})."
-        ) from error
-
-
-def _processor_size(size: Any, multiple: int) -> ResizeRule:
-    if isinstance(size, int):
-        return ResizeRule(exact=(size, size))
-    if "shortest_edge" in size:
-        return ResizeRule(shortest=int(size["shortest_edge"]), longest=size.get("longest_edge"), multiple=multiple)
-    return ResizeRule(exact=(int(size["height"]), int(size["width"])))
 
 
 def _space(

@@ -1,6 +1,7 @@
 """What is in a published file or folder: the arrays by name, and what lies beside them. Nothing in it is executed."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.models.state import CONTAINERS, listed
 from nuriwake.weights.detectron2_config import FILE_NAME, read_detectron2_config
 from nuriwake.weights.pickles import read_pickle
+from nuriwake.weights.processor import PROCESSOR
 
 FOREIGN = (
     "meta", "message_hub", "optimizer", "optimizers", "optimizer_states", "param_schedulers", "scheduler", "lr_scheduler",
@@ -68,7 +70,7 @@ def read_contents(path: str | Path) -> Contents:
     file = _find(path)
     beside = file.parent if file.name in HUB_FILES else None
     config = _json(beside, "config.json") or _detectron2(file)
-    processor = _json(beside, "preprocessor_config.json")
+    processor = _json(beside, PROCESSOR)
     if _is_safetensors(file):
         arrays = _read_safetensors(file)
         return Contents(file, _bare(arrays), {}, config, processor, _config_names(config))
@@ -161,7 +163,11 @@ def _wrapped(arrays: Mapping[str, Tensor], prefix: str) -> bool:
 
 
 def _tensor(item: Any) -> Tensor | None:
-    return torch.from_numpy(item) if isinstance(item, np.ndarray) else item if isinstance(item, Tensor) else None
+    if not isinstance(item, np.ndarray):
+        return item if isinstance(item, Tensor) else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of views that cannot be written to; they are only read
+        return torch.from_numpy(item)
 
 
 def _meta_names(meta: Any) -> tuple[str, ...]:

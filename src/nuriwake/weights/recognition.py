@@ -1,6 +1,8 @@
 """Which published source and architecture a checkpoint is of, from the names and shapes of its arrays."""
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,12 +24,15 @@ class Fit(NamedTuple):
     Attributes:
         arrays: {our key: tensor}, cut and turned as we keep them.
         left_out: {published key: why}.
-        misfit: how the arrays differ from the model's; missing ones under our names, the others under the published.
+        misfit: how the arrays differ from the model's, under the published names; a missing one under ours where the others
+            of the file do not tell its published name.
+        unusable: "key (why)" of arrays whose numbers no model can use.
     """
 
     arrays: dict[str, Tensor]
     left_out: dict[str, str]
     misfit: Misfit
+    unusable: tuple[str, ...] = ()
 
 
 def recognise(
@@ -83,7 +88,10 @@ def spec_of(source: Published, contents: Contents) -> ModelSpec:
     try:
         return source.spec(contents.shapes, contents.config)
     except KeyError as error:
-        raise UserError(f"{contents.file}: recognised as {title(source)}, but the array {error} is missing.") from error
+        name = published_name(source, str(error.args[0]), _own_names(source, contents.arrays))
+        raise UserError(
+            f"{contents.file}: recognised as {title(source)}, but the array '{name}' is missing."
+        ) from error
     except (IndexError, ValueError, TypeError, AttributeError) as error:
         why = (
             str(error) if isinstance(error, UserError) else f"an array has another shape than its name asks ({error})."
@@ -95,7 +103,9 @@ def fit(source: Published, spec: ModelSpec, contents: Contents) -> Fit:
     """The arrays of `contents` as the model of `spec` wants them: `arrange`, `rename`, `transform`, in this order."""
     with torch.device("meta"):
         model = build_model(spec.name, in_channels=spec.in_channels, classes=spec.classes, options=spec.options)
-    expected = {key: tuple(item.shape) for key, item in model.state_dict().items()}
+    expected = {key: (tuple(item.shape), item.dtype) for key, item in model.state_dict().items()}
+    known: dict[str, str] = {}
+    unusable: list[str] = []
     arrays: dict[str, Tensor] = {}
     left_out = {key: why for key in contents.others if (why := source.why_left_out(key))}
     unexpected = [f"{key} ({kind})" for key, kind in contents.others.items() if key not in left_out]
@@ -108,10 +118,66 @@ def fit(source: Published, spec: ModelSpec, contents: Contents) -> Fit:
             unexpected.append(key)
         else:
             arrays[own] = item = _transformed(source, own, item)
-            if tuple(item.shape) != expected[own]:
-                misshapen.append(f"{key} (expected {_size(expected[own])}, found {_size(tuple(item.shape))})")
-    missing = [key for key in expected if key not in arrays and not key.endswith("num_batches_tracked")]
-    return Fit(arrays, left_out, Misfit(tuple(missing), tuple(unexpected), tuple(misshapen)))
+            known[own] = key
+            shape, dtype = expected[own]
+            if tuple(item.shape) != shape:
+                misshapen.append(f"{key} (expected {_size(shape)}, found {_size(tuple(item.shape))})")
+            if why := _unusable(item, dtype):
+                unusable.append(f"{key} ({why})")
+    absent = [key for key in expected if key not in arrays and not key.endswith("num_batches_tracked")]
+    missing = tuple(published_name(source, key, known) for key in absent)
+    return Fit(arrays, left_out, Misfit(missing, tuple(unexpected), tuple(misshapen)), tuple(unusable))
+
+
+def published_name(source: Published, own: str, known: Mapping[str, str]) -> str:
+    """The published key of the array that we call `own`, as told by its like among `known`; `own` where none tells it.
+
+    Args:
+        known: {our key: published key} of the arrays that are there.
+    """
+    like: defaultdict[str, list[str]] = defaultdict(list)
+    for ours in known:
+        like[_shape_of(ours)].append(ours)
+    for ours in like[_shape_of(own)]:
+        for candidate in _guesses(ours, own, known[ours]):
+            if source.rename(candidate) == own:
+                return candidate
+    return own
+
+
+def _own_names(source: Published, arrays: Mapping[str, Tensor]) -> dict[str, str]:
+    return {own: key for key in _arranged(source, arrays) if (own := source.rename(key)) is not None}
+
+
+def _shape_of(key: str) -> str:
+    """What a key has in common with its like: all but its numbers and its last word."""
+    return re.sub(r"\d+", "#", key.rpartition(".")[0])
+
+
+def _guesses(ours: str, own: str, published: str) -> Iterator[str]:
+    """`published`, the key of `ours`, changed as `ours` would have to be to become `own`."""
+    end = own.rpartition(".")[2]
+    stem, _, its_end = published.rpartition(".")
+    changed = f"{stem}.{end}" if ours.rpartition(".")[2] != end else f"{stem}.{its_end}"
+    there, wanted = (re.findall(r"\d+", key.rpartition(".")[0]) for key in (ours, own))
+    steps = [int(b) - int(a) for a, b in zip(there, wanted, strict=True) if a != b]
+    if not steps:
+        yield changed
+    elif len(steps) == 1:
+        for number in re.finditer(r"\d+", changed):
+            yield f"{changed[: number.start()]}{int(number[0]) + steps[0]}{changed[number.end() :]}"
+
+
+def _unusable(item: Tensor, wanted: torch.dtype) -> str:
+    """Why the numbers of `item` cannot stand where `wanted` do; empty when they can."""
+    found = str(item.dtype).removeprefix("torch.")
+    if item.is_complex() or (wanted.is_floating_point and not item.is_floating_point()):
+        return f"{found} where {str(wanted).removeprefix('torch.')} belongs"
+    if not item.is_floating_point() or not item.numel() or item.is_meta:
+        return ""
+    # The least and the largest in one pass and without a copy; a single NaN makes both NaN.
+    low, high = torch.aminmax(item.float() if item.element_size() == 1 else item)
+    return "" if low.isfinite() and high.isfinite() else "NaN or infinite numbers"
 
 
 def _candidates(architecture: str | None) -> list[Published]:
@@ -164,7 +230,7 @@ def _difference(source: Published, contents: Contents) -> str:
         spec = source.spec(contents.shapes, contents.config)
         return f": {fit(source, spec, contents).misfit}"
     except KeyError as error:
-        return f", but the array {error} is missing"
+        return f", but the array '{error.args[0]}' is missing"
     except (IndexError, ValueError, TypeError, AttributeError):
         return ""
 

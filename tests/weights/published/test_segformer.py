@@ -12,7 +12,9 @@ from nuriwake.core.errors import UserError
 from nuriwake.models import build_model
 from nuriwake.models.segformer_names import convert_encoder
 from nuriwake.models.state import load_strictly
+from nuriwake.weights.contents import Contents
 from nuriwake.weights.published.segformer import SOURCES
+from nuriwake.weights.recognition import fit, spec_of
 
 EVERY = pytest.mark.parametrize(
     "name",
@@ -141,7 +143,7 @@ def test_what_is_no_published_segformer_is_refused(parity):
     with pytest.raises(UserError, match=r"Level 1 of this SegFormer has the reduction 4"):
         published.spec(coarse, {})
     del shapes["segformer.encoder.patch_embeddings.3.proj.weight"]
-    with pytest.raises(UserError, match=r"incomplete: of level 4"):
+    with pytest.raises(KeyError, match=r"encoder\.levels\.3\.embedding\.convolution\.weight"):
         published.spec(shapes, {})
     assert not any(item.recognise({"encoder.conv1.weight": (64, 3, 7, 7)}) for item in SOURCES)
 
@@ -158,3 +160,23 @@ def test_preprocessing_licence_and_classes():
     shapes = {"decode_head.conv_seg.weight": (150, 256, 1, 1), "backbone.layers.2.1.39.norm1.weight": (320,)}
     assert by_source["mmseg"].preprocessing_of(shapes, {}).resize.size((300, 600)) == (640, 1280)
     assert by_source["mmseg"].preprocessing_of({"decode_head.conv_seg.weight": (7, 256, 1, 1)}, {}).resize is None
+
+
+@EVERY
+@pytest.mark.parametrize("level", [0, 2, 3])
+def test_a_missing_reduction_is_named_as_the_file_would_have_it(name, level, parity):
+    """It is what tells the variants apart, so that its absence must not be taken for another variant."""
+    shapes = {key: tuple(shape) for key, shape in json.loads((parity / f"{name}.json").read_text())["keys"].items()}
+    source = published_for(shapes)
+    ours = {source.rename(key): key for key in shapes}
+    key = ours.get(f"encoder.levels.{level}.blocks.0.attention.reduction.weight", "")
+    if level == 3:
+        assert not key  # the last level has none
+        key = ours[f"encoder.levels.{level}.blocks.0.feed.depthwise.weight"]
+    arrays = {other: torch.empty(shape, device="meta") for other, shape in shapes.items() if other != key}
+    contents = Contents(parity / "file.pth", arrays)
+    if level == 3:
+        with pytest.raises(UserError, match=f"the array '{re.escape(key)}' is missing"):
+            spec_of(source, contents)
+    else:
+        assert str(fit(source, spec_of(source, contents), contents).misfit) == f"1 missing: {key}"

@@ -113,6 +113,6 @@ def test_a_missing_a_surplus_and_a_misshapen_array_are_named(shapes):
     arrays["semantic_seg_conv.bias"] = torch.empty(7, device="meta")
     del arrays["proto_net.10.bias"]
     misfit = str(fit(SOURCE, SOURCE.spec(shapes, {}), Contents(Path("weights.pth"), arrays)).misfit)
-    assert "1 missing: prototypes.project.bias" in misfit
+    assert "1 missing: proto_net.10.bias" in misfit
     assert "1 unexpected: surplus.weight" in misfit
     assert "semantic_seg_conv.bias (expected 80, found 7)" in misfit
