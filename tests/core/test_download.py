@@ -26,6 +26,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("missing"):
             self.send_error(404)
             return
+        if self.path.endswith("linked"):
+            self.send_response(302)
+            self.send_header("X-Linked-Etag", f'"{self.server.linked}"')
+            self.send_header("Location", f"{self.server.address}/elsewhere")
+            self.end_headers()
+            return
         if start and self.headers.get("If-Range") != self.server.tag:
             start = 0
         self.send_response(206 if start else 200)
@@ -80,6 +86,27 @@ def test_another_checksum_and_absent_files_are_refused(server, tmp_path):
         fetch(f"{server.address}/missing", target)
 
 
+def test_a_checksum_that_the_server_states_is_compared(server, tmp_path):
+    """The Hub's answer: a redirect to a store that knows nothing of it; small files state the hash of git, which is another."""
+    server.linked = SHA
+    assert fetch(f"{server.address}/linked", tmp_path / "right").read_bytes() == CONTENT
+    server.linked = "0" * 64
+    with pytest.raises(RunError, match=r"what came has the sha256 [0-9a-f]{16}\.\.\., promised is 0{16}; thrown away"):
+        fetch(f"{server.address}/linked", tmp_path / "wrong")
+    assert not list(tmp_path.glob("wrong*"))
+    assert fetch(f"{server.address}/linked", tmp_path / "known", sha256=SHA[:8]).read_bytes() == CONTENT
+    server.linked = "0" * 40
+    assert fetch(f"{server.address}/linked", tmp_path / "small").read_bytes() == CONTENT
+
+
+def test_a_checksum_is_compared_after_an_interruption_too(server, tmp_path):
+    server.linked, server.breaks = "0" * 64, 100_000
+    for message in ("broke off after 100000", "promised is 0000"):
+        with pytest.raises(RunError, match=message):
+            fetch(f"{server.address}/linked", tmp_path / "file")
+        server.breaks = None
+
+
 def test_a_silent_server_is_given_up_within_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -91,7 +118,7 @@ def test_a_silent_server_is_given_up_within_seconds(tmp_path, monkeypatch):
 
 def test_a_name_that_is_looked_up_for_ever_is_given_up_too(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "PATIENCE", 0.3)
-    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(download.urllib.request.OpenerDirector, "open", lambda *_, **__: time.sleep(5))
     start = time.monotonic()
     with pytest.raises(RunError, match=r"no answer in 0\.3 seconds.*or pray\."):
         fetch("http://127.0.0.1:1/a", tmp_path / "a", otherwise="pray")

@@ -1,14 +1,18 @@
 """The catalogue of published weights: complete, and what forbids commercial use wants consent."""
 
+import hashlib
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from nuriwake.cli import run
-from nuriwake.core.errors import UserError
+from nuriwake.core.errors import RunError, UserError
 from nuriwake.weights import catalogue
 from nuriwake.weights.catalogue import WEIGHTS, Weights, fetch_weights
+
+SHA = hashlib.sha256(b"weights").hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -54,9 +58,24 @@ def test_the_catalogue_is_complete(capsys):
         assert weights.score, name
         assert weights.address.startswith("https://"), name
         assert "NVIDIA" in weights.licence or weights.commercial, name
+        # What is published of a checksum is compared; the Hub states one with every large file.
+        assert weights.verified_by.startswith("sha256") or "detectron2" in name, name
+        assert bool(weights.sha256) == name.startswith("torchvision/"), name
+        assert re.fullmatch("[0-9a-f]{8}|", weights.sha256), name
     assert run(["models", "--weights"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in WEIGHTS)
+
+
+def test_the_beginning_of_a_checksum_in_a_name_is_compared(server, tmp_path, monkeypatch):
+    for digits, message in (("0c29a1f5", "promised is 0c29a1f5"), (SHA[:8], "")):
+        weights = Weights(f"{server.address}/some_coco-{digits}.pth", 0.3, "MIT", "-", sha256=digits)
+        monkeypatch.setitem(catalogue.WEIGHTS, "some/weights", weights)
+        if message:
+            with pytest.raises(RunError, match=message):
+                fetch_weights("some/weights", folder=tmp_path)
+        else:
+            assert fetch_weights("some/weights", folder=tmp_path).read_bytes() == b"weights"
 
 
 def test_import_by_name_wants_consent_too(capsys, tmp_path):

@@ -44,11 +44,11 @@ def _print_weights(begins_with: str) -> None:
 
     from nuriwake.weights.catalogue import WEIGHTS
 
-    table = Table("weights", "MB", "score", "licence", "sha256", "address", box=None, pad_edge=False)
+    table = Table("weights", "MB", "score", "licence", "verified by", "address", box=None, pad_edge=False)
     for name, item in WEIGHTS.items():
         if name.startswith(begins_with):
             licence = item.licence if item.commercial else f"{item.licence} (--accept-license)"
-            table.add_row(name, f"{item.megabytes:.0f}", item.score, licence, item.sha256 or "-", item.address)
+            table.add_row(name, f"{item.megabytes:.0f}", item.score, licence, item.verified_by, item.address)
     console = Console()
     if not console.is_terminal:
         console = Console(width=400)

@@ -2,14 +2,15 @@
 
 import hashlib
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from nuriwake.core.errors import RunError
 
@@ -34,7 +35,8 @@ def fetch(
     and its file is still the same; `target` appears only whole and verified.
 
     Args:
-        sha256: the promised checksum or its beginning, in hexadecimal; empty when none is published.
+        sha256: the promised checksum or its beginning, in hexadecimal; empty when none is published. The Hugging Face Hub
+            states one with its answer (`X-Linked-Etag`), which is then compared.
         what: the subject of the message when it fails; empty for the address.
         otherwise: what else the user can do, for that message.
 
@@ -64,8 +66,29 @@ def require_answer(address: str) -> None:
 _AGENT = {"User-Agent": "nuriwake"}
 
 
-def _open(request: urllib.request.Request) -> HTTPResponse:
-    return _within(PATIENCE, lambda: urllib.request.urlopen(request, timeout=PATIENCE))
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and keeps the checksum that the first server states: the one it sends on to knows none."""
+
+    def __init__(self) -> None:
+        self.sha256 = ""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        """The request to go on with."""
+        self.sha256 = self.sha256 or _stated(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _stated(headers: HTTPMessage) -> str:
+    """The sha256 of a large file, as the Hugging Face Hub states it (huggingface_hub/constants.py); empty where it does not."""
+    tag = headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"').lower()
+    return tag if re.fullmatch("[0-9a-f]{64}", tag) else ""
+
+
+def _open(request: urllib.request.Request, redirects: _Redirects | None = None) -> HTTPResponse:
+    opener = urllib.request.build_opener(redirects or _Redirects())
+    return _within(PATIENCE, lambda: opener.open(request, timeout=PATIENCE))
 
 
 def _within(seconds: float, action: Callable[[], _Answer]) -> _Answer:
@@ -112,30 +135,33 @@ def _fetched(address: str, target: Path, sha256: str) -> str:
     """Fetch `target`; what went wrong, empty when nothing did."""
     part, mark = (target.with_name(f"{target.name}.{end}") for end in ("part", "etag"))
     try:
-        _continue(address, part, mark)
+        stated = _continue(address, part, mark)
     except (OSError, HTTPException) as error:
         return str(error) or type(error).__name__
     mark.unlink(missing_ok=True)
-    problem = _wrong(part, sha256)
+    problem = _wrong(part, sha256 or stated)
     if not problem:
         part.replace(target)
     return problem
 
 
-def _continue(address: str, part: Path, mark: Path) -> None:
-    """Fetch what `part` lacks. `mark` keeps the server's tag of the file, so that halves of two versions never meet."""
+def _continue(address: str, part: Path, mark: Path) -> str:
+    """Fetch what `part` lacks; the checksum that the server states, empty where it states none.
+
+    `mark` keeps the server's tag of the file, so that halves of two versions never meet.
+    """
+    redirects = _Redirects()
     start = part.stat().st_size if part.is_file() and mark.is_file() else 0
     headers = {**_AGENT, "Accept-Encoding": "identity"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": mark.read_text()}
     try:
-        answer = _open(urllib.request.Request(address, headers=headers))
+        answer = _open(urllib.request.Request(address, headers=headers), redirects)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
         part.unlink()  # the server's file ends before ours: begin anew
-        _continue(address, part, mark)
-        return
+        return _continue(address, part, mark)
     with answer:
         going_on = answer.status == 206
         tag = answer.headers.get("ETag", "")
@@ -151,6 +177,7 @@ def _continue(address: str, part: Path, mark: Path) -> None:
     found = part.stat().st_size
     if length is not None and found != start + int(length):
         raise OSError(f"it broke off after {found} of {start + int(length)} bytes; the same command goes on from there")
+    return redirects.sha256 or _stated(answer.headers)
 
 
 def _wrong(part: Path, sha256: str) -> str:

@@ -33,6 +33,14 @@ class Weights:
     sha256: str = field(default="", kw_only=True)
     files: tuple[str, ...] = field(default=(), kw_only=True)
 
+    @property
+    def verified_by(self) -> str:
+        """What a fetched file is compared with."""
+        if self.sha256:
+            return f"sha256 {self.sha256}"
+        hub = self.address.startswith("https://huggingface.co/")
+        return "sha256 that the Hub states" if hub else "its length"
+
 
 def _torchvision(file: str, megabytes: float, miou: float) -> Weights:
     return Weights(
@@ -55,6 +63,7 @@ def _mask_rcnn(file: str, megabytes: float, box: float, mask: float) -> Weights:
 
 
 def _detectron2(path: str, megabytes: float, score: str) -> Weights:
+    # The end of the file names is no known checksum: detectron2/model_zoo/model_zoo.py calls it a commit.
     return Weights(
         f"https://dl.fbaipublicfiles.com/detectron2/{path}",
         megabytes,
