@@ -1,6 +1,8 @@
 """Recommending: the table is complete, wishes and data weigh as they should, and what is recommended can be built and typed."""
 
+import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ from nuriwake.cli import app, run
 from nuriwake.core.errors import UserError
 from nuriwake.core.runs import RunMasks
 from nuriwake.engine.config import override
+from nuriwake.engine.measure import Cost
 from nuriwake.models import MODELS
 from nuriwake.recipes import build_config, candidates, choosing
-from nuriwake.recipes.candidates import CANDIDATES, Candidate, Situation, ranked, remarks
+from nuriwake.recipes.candidates import CANDIDATES, GOALS, Candidate, Situation, ranked, remarks
 from nuriwake.recipes.demo_data import draw_demo_data
 
 LIGHT = (
@@ -81,6 +84,81 @@ def test_small_objects_and_few_images_are_heard():
         "is weaker with small objects, and these measure 10 pixels",
         "is slow to train without a GPU",
     )
+
+
+def test_few_images_weigh_by_how_many_are_lacking():
+    few = names(goal="few-images", gpu=True, images=30)
+    assert few == ["unet_mobilenet_v2", "unet_resnet34", "deeplabv3plus_mobilenet_v2"]
+    wants = {item.model: item.images for task in CANDIDATES.values() for item in task}
+    for task in CANDIDATES:
+        for goal in GOALS:
+            for gpu in (False, True):
+                for images in (8, 24, 30, 100):
+                    best = names(task, goal, gpu=gpu, images=images)
+                    assert 2 <= len(best) <= 3
+                    # Beyond ten times what there is only a second one is named, where no other is left.
+                    assert wants[best[0]] <= 10 * images
+                    assert all(wants[name] <= max(10 * images, 200) for name in best), (task, goal, gpu, images)
+    assert "mask2former_swin_tiny" in names(goal="accuracy", gpu=True, images=200)
+    assert "mask2former_swin_tiny" not in names(goal="accuracy", gpu=True, images=90)
+
+
+def test_images_unlike_photographs_and_large_ones_are_heard():
+    grey = Situation("semantic", "few-images", True, 24, photographs=False)
+    unet = ranked(grey)[0]
+    assert unet.model == "unet"
+    assert remarks(unet, grey)[1] == "these images are not like the photographs that pretrained weights have seen"
+    assert names(goal="few-images", gpu=True, images=24)[0] == "unet_mobilenet_v2"
+    plain = Situation("semantic", "balance", True, 5000, image_side=1024)
+    large = replace(plain, image_side=6000)
+    assert sum(item.cost for item in ranked(large)) < sum(item.cost for item in ranked(plain))
+    heavy = CANDIDATES["semantic"][-1]
+    assert "is slow over images of 6000 pixels, which it answers in tiles" in remarks(heavy, large)
+    assert len(remarks(heavy, plain)) == 1
+
+
+def test_what_weighs_nothing_is_said(shapes, light, monkeypatch):
+    monkeypatch.setattr(choosing, "measure", lambda *_: Cost(0.5, 0))
+    said = "\n".join(nw.recommend(shapes, device="cpu").lines())
+    assert "took 0.500 s (its memory could not be seen) here" in said
+    assert "times fewer pixels than the commonest; every model of these meets that by the weights of classes" in said
+    instance = Situation("instance", "balance", False, 3)
+    assert "count objects and not pixels" in choosing._weighing(instance)
+
+
+# The first column of the README's table, in both languages -> the wish it means.
+WISHES = {
+    ("a good result soon, on a laptop", "手元の計算機で早くよい結果"): ("semantic", "balance", False, 400),
+    ("accuracy, a GPU and many images", "GPU と多くの画像があり、精度がほしい"): ("semantic", "accuracy", True, 5000),
+    ("few images, and a GPU", "画像が少なく、GPU がある"): ("semantic", "few-images", True, 50),
+    ("objects one by one, from few images", "物体を一つずつ、少ない画像から"): ("instance", "few-images", True, 50),
+    ("objects one by one, quickly", "物体を一つずつ、速く"): ("instance", "speed", False, 400),
+    ("objects one by one, a GPU and many images", "物体を一つずつ、GPU と多くの画像がある"): (
+        "instance",
+        "accuracy",
+        True,
+        5000,
+    ),
+    ("objects and everything around them", "物体とその周りのすべて"): ("panoptic", "balance", False, 400),
+    ("the same, with a GPU", "同じく、GPU がある"): ("panoptic", "balance", True, 400),
+}
+GREY = ("few grey images, of a microscope or a scanner", "少数の白黒画像（顕微鏡など）")
+
+
+@pytest.mark.parametrize("language", [0, 1], ids=["README.md", "README.ja.md"])
+def test_the_table_of_the_readme_says_what_is_recommended(language):
+    text = (Path(__file__).parents[2] / ("README.md", "README.ja.md")[language]).read_text(encoding="utf-8")
+    text = text[text.index("nuriwake recommend photos") :]
+    text = text[: text.index("\n## ")]
+    rows = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \| [^|]+ \|$", text, re.MULTILINE))
+    situations = {wish[language]: Situation(*situation) for wish, situation in WISHES.items()}
+    situations[GREY[language]] = Situation("semantic", "few-images", True, 30, photographs=False)
+    for wish, situation in situations.items():
+        said = re.findall("`([^`]+)`", rows[wish])
+        assert said == [item.model for item in ranked(situation)][: len(said)], wish
+        assert said, wish
+    for names in re.findall(r"`([a-z0-9_]+)`", " ".join(rows.values())):
+        assert names in MODELS or any(model.startswith(names) for model in MODELS) or re.fullmatch(r"b\d", names), names
 
 
 def test_what_is_recommended_is_built_and_timed_and_its_command_is_one(shapes, light, capsys):

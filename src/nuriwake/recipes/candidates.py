@@ -1,5 +1,6 @@
 """What there is to choose from: a judgement of every model that is recommended, and how data and wishes weigh it."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +12,12 @@ GOALS: tuple[Goal, ...] = get_args(Goal)
 
 FEW = 50
 """So many training images are taken to be there at most when the wish is "few-images"."""
+
+OUT_OF_REACH = 10
+"""A model that wants more than so many times the images there are is not recommended."""
+
+LARGE = 2000
+"""An image with a side above this, in pixels, is answered in many tiles."""
 
 SMALL_OBJECT = 32
 """Objects with a median side below this, in pixels, count as small (COCO's limit)."""
@@ -28,6 +35,7 @@ class Candidate:
         images: from so many training images on it can show what it can do.
         why: what speaks for it.
         small_objects: whether it finds objects of few pixels about as well as its peers.
+        pretrained: whether it is meant to start from weights of photographs; without, it loses nothing where images are none.
     """
 
     model: str
@@ -37,6 +45,7 @@ class Candidate:
     images: int
     why: str
     small_objects: bool = True
+    pretrained: bool = True
 
 
 CANDIDATES: dict[str, tuple[Candidate, ...]] = {
@@ -46,6 +55,9 @@ CANDIDATES: dict[str, tuple[Candidate, ...]] = {
         ),
         Candidate(
             "deeplabv3plus_mobilenet_v2", 2, 2, 10, 50, "looks at the context of a whole scene at a moderate cost"
+        ),
+        Candidate(
+            "unet", 2, 4, 124, 0, "needs no pretrained weights: the usual choice for microscopy", pretrained=False
         ),
         Candidate("segformer_b0", 3, 2, 15, 300, "a small transformer: robust to changes of light and texture"),
         Candidate("unet_resnet34", 3, 3, 95, 50, "a stronger backbone, and still sharp outlines and a simple shape"),
@@ -89,6 +101,8 @@ class Situation:
         gpu: whether the network runs on a GPU.
         images: to train on.
         object_side: median side of the objects in pixels; None for classes that are not counted.
+        image_side: the longer side of the images in pixels (median); None when it is not known.
+        photographs: whether the images are like those that pretrained weights have seen: three channels, not grey.
     """
 
     task: str
@@ -96,6 +110,8 @@ class Situation:
     gpu: bool
     images: int
     object_side: float | None = None
+    image_side: int | None = None
+    photographs: bool = True
 
 
 HEAVY = 4
@@ -103,19 +119,27 @@ HEAVY = 4
 
 
 def ranked(situation: Situation, count: int = 3) -> list[Candidate]:
-    """The `count` best candidates, the best first; fewer where the others would be too heavy."""
+    """The `count` best candidates, the best first. Fewer, but two, where the others are too heavy or want far more images."""
+    candidates = CANDIDATES[situation.task]
     bearable = situation.gpu or situation.goal == "accuracy"
-    fitting = [candidate for candidate in CANDIDATES[situation.task] if bearable or candidate.cost < HEAVY]
-    return sorted(fitting, key=lambda candidate: -_worth(candidate, situation))[:count]
+    within = OUT_OF_REACH * _images(situation)
+    fitting = [item for item in candidates if (bearable or item.cost < HEAVY) and item.images <= within]
+    best = sorted(fitting, key=lambda item: -_worth(item, situation))[:count]
+    others = sorted((item for item in candidates if item not in best), key=lambda item: (item.images, item.cost))
+    return best + others[: max(0, min(2, count) - len(best))]
 
 
 def remarks(candidate: Candidate, situation: Situation) -> tuple[str, ...]:
     """What speaks for and against `candidate` here, in words."""
     said = [candidate.why]
+    if not candidate.pretrained and not situation.photographs:
+        said.append("these images are not like the photographs that pretrained weights have seen")
     if _images(situation) < candidate.images:
         said.append(f"wants about {candidate.images} images or more, and there are {situation.images}")
     if _small(situation) and not candidate.small_objects:
         said.append(f"is weaker with small objects, and these measure {situation.object_side:.0f} pixels")
+    if _large(situation) and candidate.cost >= HEAVY:
+        said.append(f"is slow over images of {situation.image_side} pixels, which it answers in tiles")
     if not situation.gpu and candidate.cost >= HEAVY:
         said.append("is slow to train without a GPU")
     return tuple(said)
@@ -135,9 +159,13 @@ def _worth(candidate: Candidate, situation: Situation) -> float:
     accuracy, cost, size = _WEIGHTS[situation.goal]
     worth = accuracy * candidate.accuracy - size * candidate.megabytes
     # Without a GPU a heavy model sees too few images in the time there is to become the better one.
-    worth -= cost * candidate.cost * (1.0 if situation.gpu else 2.5)
+    worth -= cost * candidate.cost * (1.0 if situation.gpu else 2.5) * (1.5 if _large(situation) else 1.0)
     if _images(situation) < candidate.images:
-        worth -= 1.5 if situation.goal != "few-images" else 3.0
+        # By ratio: half the images cost a little, a twentieth of them the whole advantage.
+        lack = math.log2(candidate.images / max(1, _images(situation)))
+        worth -= lack * (1.0 if situation.goal == "few-images" else 0.5)
+    if not candidate.pretrained and not situation.photographs:
+        worth += 1.5
     if _small(situation) and not candidate.small_objects:
         worth -= 1.0
     return worth
@@ -149,3 +177,7 @@ def _images(situation: Situation) -> int:
 
 def _small(situation: Situation) -> bool:
     return situation.object_side is not None and situation.object_side < SMALL_OBJECT
+
+
+def _large(situation: Situation) -> bool:
+    return situation.image_side is not None and situation.image_side > LARGE

@@ -27,7 +27,7 @@ from nuriwake.engine.view import viewed
 from nuriwake.models import build_model, count_parameters, resolve_model
 from nuriwake.models.backbones import BACKBONES
 from nuriwake.recipes import build_config
-from nuriwake.recipes.candidates import CANDIDATES, GOALS, Candidate, Goal, Situation, ranked, remarks
+from nuriwake.recipes.candidates import CANDIDATES, GOALS, LARGE, Candidate, Goal, Situation, ranked, remarks
 from nuriwake.tasks import get_task
 
 LOOKED_AT = 16
@@ -119,7 +119,15 @@ def recommend(
     facts = data_facts(found, path)
     machine = _machine(device)
     side = _object_side(found)
-    situation = Situation(task, goal, machine.device.type == "cuda", facts.train, side)
+    situation = Situation(
+        task,
+        goal,
+        machine.device.type == "cuda",
+        facts.train,
+        object_side=side,
+        image_side=max(facts.height, facts.width),
+        photographs=facts.channels == 3 and not facts.grey,
+    )
     settled = {"device": str(machine.device), "task": task, "data.format": format}
     models = tuple(
         _built(candidate, situation, found, facts, machine, settled) for candidate in ranked(situation, count)
@@ -207,7 +215,7 @@ def _cost_in_words(item: Recommendation, images: int) -> str:
         return "Not timed: that device is not here."
     # Memory that PyTorch had kept from the model before looks like none: no figure is better than 0.
     measured = (item.cost.bytes or 0) >= 2**20
-    memory = f" and {(item.cost.bytes or 0) / 2**20:.0f} MiB" if measured else ""
+    memory = f" and {(item.cost.bytes or 0) / 2**20:.0f} MiB" if measured else " (its memory could not be seen)"
     minutes = TRAINING * item.cost.seconds * images / 60
     return (
         f"An image of {item.side}x{item.side} took {item.cost.seconds:.3f} s{memory} here, so that training on all {images} "
@@ -224,11 +232,24 @@ def _facts(facts: DataFacts, situation: Situation, machine: MachineFacts) -> Ite
     yield f"{len(facts.space)} classes, {things or 'none'} of them countable: {situation.task} segmentation."
     present = [count for count in facts.class_pixels if count]
     if len(present) > 1:
-        yield f"The rarest class has {max(present) / min(present):,.0f} times fewer pixels than the commonest."
+        yield (
+            f"The rarest class has {max(present) / min(present):,.0f} times fewer pixels than the commonest{_weighing(situation)}."
+        )
+    if (situation.image_side or 0) > LARGE:
+        yield "Such large images are answered in tiles, so that the time per image counts more."
+    if not situation.photographs:
+        yield "They are not like the photographs that pretrained weights have seen, so that these are worth less."
     if situation.object_side is not None:
         yield f"Objects measure {situation.object_side:.0f} pixels (median of the square root of their area)."
     where = "a GPU" if situation.gpu else f"the CPU, {machine.cores} core{'s' * (machine.cores > 1)}"
     yield f"The network runs on {where}; what counts most: {situation.goal.replace('-', ' ')}."
+
+
+def _weighing(situation: Situation) -> str:
+    """What comes of the balance of the classes: the same for every model."""
+    if situation.task == "semantic":
+        return "; every model of these meets that by the weights of classes which training chooses"
+    return "; that decides between none of these models, since they count objects and not pixels"
 
 
 def _object_side(data: DataSet) -> float | None:
