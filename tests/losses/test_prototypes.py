@@ -217,6 +217,23 @@ def test_a_box_without_area_is_no_object():
     assert set(found.objects[found.labels > 0].tolist()) == {1}
 
 
+def test_slivers_are_no_objects_as_in_the_authors_configuration():
+    truth = truth_of([(8, 8, 8.4, 20), (10, 10, 30, 30), (40, 5, 60, 5.3)], labels=[0, 1, 2])
+    found = match(priors_of(), truth, PrototypeLoss())
+    assert set(found.objects[found.labels > 0].tolist()) == {1}
+    found = match(priors_of(), truth, PrototypeLoss(smallest=0.0))
+    assert set(found.objects[found.labels > 0].tolist()) == {0, 1, 2}
+
+
+def test_an_object_of_a_pixel_does_not_outweigh_all_others():
+    torch.manual_seed(0)
+    coefficients = torch.randn(2, 5).tanh()
+    prototypes = torch.randn(5, 12, 16)
+    truth = truth_of([(10, 10, 40, 40), (50, 20, 51, 21)])
+    large, speck = (float(mask_term(prototypes, coefficients[:1], truth, torch.tensor([index]))) for index in (0, 1))
+    assert speck < 10 * large  # 16 times as much where the area may be a sixteenth of a cell
+
+
 def test_priors_in_a_crowd_count_nowhere_but_objects_in_it_do():
     crowd, priors = [0, 0, 64, 48], priors_of()
     alone = match(priors, truth_of([crowd], crowd=[True]), PrototypeLoss())
@@ -323,6 +340,7 @@ def test_weights_go_by_name():
         ({"positive_overlap": 0.3}, "not above the second"),
         ({"crowd_overlap": 2.0}, "0 to 1, found 2"),
         ({"masks": 0}, "at least 1"),
+        ({"smallest": -0.1}, "share of the input's side"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nuriwake.core.errors import UserError
 from nuriwake.losses.terms import check_weights
-from nuriwake.models.boxes import box_areas, box_overlaps, covered_shares, encode_boxes
+from nuriwake.models.boxes import box_overlaps, covered_shares, encode_boxes
 from nuriwake.models.outputs import PrototypeOutput
 from nuriwake.models.priors import OFFSET_SCALE, corners
 from nuriwake.models.truth import ObjectTruth, sample_masks
@@ -27,7 +27,7 @@ _TOGETHER = 64
 
 @dataclass(frozen=True)
 class PrototypeLoss:
-    """Settings of `PrototypeCriterion`; the defaults are the authors'.
+    """Settings of `PrototypeCriterion`; the defaults are the authors' (dbolya/yolact, data/config.py).
 
     Args:
         weights: term -> weight in place of that in `WEIGHTS`.
@@ -36,6 +36,9 @@ class PrototypeLoss:
         crowd_overlap: a prior that is not positive and of which more than this share lies in one crowd counts nowhere.
         negatives: so many background priors count for every positive one of the image, the hardest.
         masks: at most so many positive priors of an image, drawn at random, take part in the mask term and stand for all.
+        smallest: objects with a side of at most this share of the input's are no objects here: the masks' grid hardly shows
+            them, and slivers at the edge of a crop are many. 4 pixels of 550 are what the authors' configuration says; their
+            code compares the share with pixels, so that it leaves out next to nothing.
 
     Raises:
         UserError: an unknown term (with the nearest), or a value out of range.
@@ -47,6 +50,7 @@ class PrototypeLoss:
     crowd_overlap: float = 0.7
     negatives: int = 3
     masks: int = 100
+    smallest: float = 4 / 550
 
     def __post_init__(self) -> None:
         check_weights(self.weights, WEIGHTS, "YOLACT")
@@ -55,6 +59,8 @@ class PrototypeLoss:
                 "negative_overlap and positive_overlap lie above 0 and at most at 1, the first not above the second; found "
                 f"{self.negative_overlap} and {self.positive_overlap}."
             )
+        if not 0 <= self.smallest < 1:
+            raise UserError(f"smallest is a share of the input's side, 0 to below 1, found {self.smallest}.")
         if not 0 <= self.crowd_overlap <= 1:
             raise UserError(f"crowd_overlap is 0 to 1, found {self.crowd_overlap}.")
         if self.negatives < 1 or self.masks < 1:
@@ -141,13 +147,14 @@ def match(priors: Tensor, truth: ObjectTruth, settings: PrototypeLoss) -> Matchi
     """Which object each prior belongs to.
 
     First by overlap, then every object gets one prior whatever the overlap is: the largest overlap of all first, each
-    prior and each object once. Crowds and boxes without area are no objects here.
+    prior and each object once. Crowds and boxes too small (`PrototypeLoss.smallest`) are no objects here.
 
     Args:
         priors: (N, 4), (centre x, centre y, width, height) as shares of the input.
     """
     boxes, places = _shares(truth).to(priors.dtype), corners(priors)
-    usable = (~truth.crowd & (box_areas(boxes) > 0)).nonzero()[:, 0]
+    large = ((boxes[:, 2:] - boxes[:, :2]) > settings.smallest).all(dim=1)
+    usable = (~truth.crowd & large).nonzero()[:, 0]
     labels = torch.zeros(len(priors), dtype=torch.long, device=priors.device)
     objects = torch.zeros_like(labels)
     if len(usable):
@@ -209,7 +216,8 @@ def class_term(logits: Tensor, labels: Tensor, *, negatives: int) -> Tensor:
 
 def mask_term(prototypes: Tensor, coefficients: Tensor, truth: ObjectTruth, objects: Tensor) -> Tensor:
     """The sum over n masks of the binary cross entropy inside the true box, a cell wider on every side, divided by the
-    box's area in cells.
+    box's area in cells, each side of which counts as one at least: of a box of a tenth of a cell, the cells around it
+    would outweigh all other objects (at the published size no object is that small).
 
     Args:
         prototypes: (P, h, w).
@@ -225,7 +233,8 @@ def mask_term(prototypes: Tensor, coefficients: Tensor, truth: ObjectTruth, obje
     boxes = (_shares(truth)[objects] * _four(width, height, prototypes)).to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     inside = crop(boxes, (height, width))
-    return ((losses * inside).sum(dim=(1, 2)) / box_areas(boxes)).sum()
+    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).prod(dim=1)
+    return ((losses * inside).sum(dim=(1, 2)) / areas).sum()
 
 
 def crop(boxes: Tensor, size: tuple[int, int]) -> Tensor:
