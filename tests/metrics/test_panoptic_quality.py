@@ -83,7 +83,7 @@ def slow_statistics(pairs):
                     out[int(label)][3] += iou
             out[int(label)][2] += not hit
         for other, label in zip(prediction.segment_ids, prediction.labels, strict=True):
-            crowds = target.segment_ids[target.crowd & (target.labels == label)]
+            crowds = target.segment_ids[target.crowd & (target.labels == label)][-1:]  # panopticapi: a dict by category
             found = prediction.ids == other
             unjudged = (found & (void | np.isin(target.ids, crowds))).sum()
             out[int(label)][1] += int(other) not in matched and unjudged / found.sum() <= 0.5
@@ -179,6 +179,17 @@ def test_a_prediction_mostly_on_crowd_of_its_class_is_not_false(label, columns, 
     metric = metric_of([(panoptic(halves(7, 7), {7: label}), truth)])
     assert metric.report().details["panoptic_counts"]["segments_false"] == false
     assert metric.per_class()["cat"]["segments_missed"] == 0
+
+
+@pytest.mark.parametrize(("last", "false"), [(1, 0), (3, 1)])
+def test_of_several_crowds_of_a_class_the_last_listed_counts(last, false):
+    ids = np.full((4, 20), 2)
+    ids[:, :12], ids[:, 18:] = 1, 3
+    numbers = np.array([{1: 3, 3: 1}[last], 2, last], np.int32)
+    labels, crowd = np.array([0, 2, 0], np.int32), np.array([True, False, True])
+    truth = Panoptic(ids.astype(np.int32), numbers, labels, SPACE, crowd=crowd)
+    metric = metric_of([(panoptic(np.full((4, 20), 7), {7: 0}), truth)])
+    assert metric.report().details["panoptic_counts"]["segments_false"] == false
 
 
 def test_shards_add_up_and_images_alone_are_data_sets_of_one():

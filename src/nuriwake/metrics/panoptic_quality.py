@@ -23,10 +23,9 @@ class PanopticMetric:
     A predicted and a true segment of one class match when their IoU is above 0.5; pixels of the prediction that are void in the
     truth count in no union. PQ of a class is the sum of the IoU of its matches over TP + FP/2 + FN/2, which is SQ * RQ with SQ the mean IoU
     of the matches and RQ the rest. A class with no segment in truth and prediction is left out of the means; one without a
-    match has SQ 0 there, as in panopticapi. A predicted segment that is for more than half on void or on crowd regions
-    of its class is no false positive, and a crowd region is never missed; that a predicted segment is crowd says nothing.
-
-    One difference: several crowd regions of one class in an image count together, where panopticapi sees the last only.
+    match has SQ 0 there, as in panopticapi. A predicted segment that is for more than half on void or on the crowd region
+    of its class is no false positive, and a crowd region is never missed; that a predicted segment is crowd says nothing. Of
+    several crowd regions of one class in an image the one that is listed last counts there, as in panopticapi.
 
     Args:
         space: the label space of all maps; its `things` divide the classes.

@@ -75,13 +75,12 @@ def match_segments(
     counts, total = np.zeros((classes, 3), np.int64), np.zeros(classes, np.float64)
     areas, truth_areas = overlaps.sum(0), overlaps.sum(1)
     found = np.zeros(labels.size, np.bool_)
-    unjudged = overlaps[0].copy()
+    # Of several crowd regions of a class panopticapi knows the one that is listed last.
+    crowds = np.zeros(classes, np.int64)
     for i in range(truth_labels.size):
         label = truth_labels[i]
         if crowd[i]:
-            for j in range(labels.size):
-                if labels[j] == label:
-                    unjudged[j + 1] += overlaps[i + 1, j + 1]
+            crowds[label] = i + 1
             continue
         matched = False
         for j in range(labels.size):
@@ -97,7 +96,9 @@ def match_segments(
         if not matched:
             counts[label, 2] += 1
     for j in range(labels.size):
-        if not found[j] and 2 * unjudged[j + 1] <= areas[j + 1]:
+        region = crowds[labels[j]]
+        unjudged = overlaps[0, j + 1] + (overlaps[region, j + 1] if region else 0)
+        if not found[j] and 2 * unjudged <= areas[j + 1]:
             counts[labels[j], 1] += 1
     return counts, total
 
