@@ -31,10 +31,11 @@ def _objects(masks: RunMasks, labels: np.ndarray, crowd: np.ndarray) -> ObjectTr
     there = masks.areas() > 0
     masks = masks[there]
     maps, layer = layered(masks)
+    kind = np.int16 if len(masks) <= np.iinfo(np.int16).max else np.int32
     return ObjectTruth(
         boxes=torch.from_numpy(masks.boxes()),
         labels=torch.from_numpy(labels[there].astype(np.int64)),
         crowd=torch.from_numpy(crowd[there].astype(bool)),
-        layers=torch.from_numpy(maps.astype(np.int16)),
+        layers=torch.from_numpy(maps.astype(kind)),
         layer=torch.from_numpy(layer),
     )
