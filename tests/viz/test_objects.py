@@ -76,6 +76,21 @@ def test_void_stays_as_it_was():
     assert small.shape == (30, 40, 3)
 
 
+def test_segments_of_large_ids_are_drawn_small():
+    ids = np.full(SIZE, 2**24 + 2, np.int32)
+    ids[:, :80], ids[60:, :80] = 2**31 - 1, 2**24 + 3
+    numbers = np.unique(ids).astype(np.int32)
+    target = Panoptic(ids, numbers, np.array([0, 0, 1], np.int32), SPACE)
+    half = GREY[::2, ::2].copy()
+    small = Panoptic(
+        np.searchsorted(numbers, ids[::2, ::2]).astype(np.int32) + 1,
+        np.arange(1, 4, dtype=np.int32),
+        target.labels,
+        SPACE,
+    )
+    np.testing.assert_array_equal(draw_objects(half, target)[5:25, 5:25], draw_objects(half, small)[5:25, 5:25])
+
+
 def test_a_target_of_another_size_is_refused():
     with pytest.raises(ValueError, match="120, 160"):
         overlay_instances(GREY[:50], squares((0, 0, 5)))

@@ -104,7 +104,12 @@ def draw_objects(shown: np.ndarray, target: Instances | Panoptic, *, opacity: fl
 
 
 def _small_panoptic(target: Panoptic, size: Size) -> Panoptic:
-    ids = resize_array(target.ids.astype(np.float32), size, "nearest").astype(np.int32)  # ids stay below 2 ** 24
+    # By halves: float32, in which maps are resized, holds whole numbers up to 2 ** 24.
+    halves = [
+        resize_array(half.astype(np.float32), size, "nearest").astype(np.int32)
+        for half in np.divmod(target.ids, 1 << 16)
+    ]
+    ids = (halves[0] << 16) + halves[1]
     there = np.isin(target.segment_ids, ids)
     return Panoptic(
         ids,
