@@ -206,6 +206,19 @@ def test_a_limit_of_proposals_that_cuts_likely_ones_says_so():
         assert len(choose_proposals(proposed, (48, 64), **rules, told_as="x")[0]) == 5
 
 
+def test_a_limit_of_candidates_that_cuts_likely_ones_says_so():
+    anchors = Anchors((8.0,), (1.0,))([(6, 8)], (8,), (48, 64), torch.device("cpu"))
+    rules = {"candidates": 5, "proposals": 9, "overlap": 0.5, "smallest": 2.0}
+    logits, offsets = torch.full((2, 1, 6, 8), -3.0), [torch.zeros(2, 4, 6, 8)]
+    logits[1, 0, 0, :5] = 3.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_proposals(flatten_levels([logits], offsets, anchors), (48, 64), **rules, told_as="proposals")
+    logits[1, 0, 1, 0] = 3.0
+    with pytest.warns(UserWarning, match=r"likely anchors in a level of the pyramid than candidates \(5\)"):
+        choose_proposals(flatten_levels([logits], offsets, anchors), (48, 64), **rules, told_as="proposals")
+
+
 def test_regions_are_pooled_as_torchvision_does():
     torch.manual_seed(0)
     maps = [torch.randn(2, 5, 64 >> level, 96 >> level) for level in range(4)]

@@ -77,9 +77,11 @@ def choose_proposals(
 
     The best `candidates` of each level are cut to the image; those with a side below `smallest` go, and of two of one
     level that overlap by more than `overlap` the less likely. The rest are nearly always more than `proposals`; a warning says
-    so where the limit, called `told_as`, leaves out one that is likelier an object than not.
+    so where the limit, called `told_as`, leaves out one that is likelier an object than not; and one of `candidates` does.
     """
     chosen, levels = _best_of_levels(proposed, candidates)
+    if told_as and _likely_beyond(proposed, candidates):
+        say_cut("likely anchors in a level of the pyramid", told_as.replace("proposals", "candidates"), candidates)
     logits = proposed.logits.gather(1, chosen)
     offsets = proposed.offsets.gather(1, chosen[..., None].expand(-1, -1, 4))
     boxes = clip_boxes(decode_boxes(offsets, proposed.anchors[chosen], PROPOSAL_SCALE), size)
@@ -93,6 +95,12 @@ def choose_proposals(
             say_cut("likely places of objects in an image", told_as, proposals)
         found.append(kept_boxes[best[:proposals]])
     return found
+
+
+def _likely_beyond(proposed: Proposed, candidates: int) -> bool:
+    """Whether a level of an image has more than `candidates` anchors that are likelier an object than not."""
+    levels = proposed.logits.split(list(proposed.counts), dim=1)
+    return any(bool(((level > 0).sum(1) > candidates).any()) for level in levels if level.shape[1] > candidates)
 
 
 def _best_of_levels(proposed: Proposed, candidates: int) -> tuple[Tensor, Tensor]:
