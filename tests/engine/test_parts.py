@@ -391,6 +391,26 @@ def test_crowded_panoptic_images_have_room_for_all(model, objects, expected):
 
 
 @pytest.mark.parametrize(
+    ("height", "width", "model", "expected"),
+    [
+        (64, 64, "panoptic_fpn_mobilenet_v2", 55),
+        (240, 320, "panoptic_fpn_mobilenet_v2", 1024),
+        (480, 640, "panoptic_fpn_mobilenet_v2", None),
+        (800, 1333, "panoptic_fpn_mobilenet_v2", None),
+        (64, 64, "mask2former_mobilenet_v2", None),
+    ],
+)
+def test_the_least_stuff_of_small_images_is_the_published_share(height, width, model, expected):
+    facts = replace(FACTS, height=height, width=width)
+    config, _ = choose(replace(OPEN, model=ModelConfig(model), task="panoptic"), facts, MACHINE)
+    assert config.predict.decoding.get("stuff_area") == expected
+    given = replace(OPEN, model=ModelConfig(model), task="panoptic")
+    if expected is not None:
+        given = override(given, {"predict.decoding.stuff_area": 7})
+        assert choose(given, facts, MACHINE)[0].predict.decoding["stuff_area"] == 7
+
+
+@pytest.mark.parametrize(
     ("model", "options", "crop", "rates"),
     [
         ("deeplabv3plus_mobilenet_v2", {}, 320, [4, 8, 11]),

@@ -16,12 +16,14 @@ from nuriwake.engine.facts import DataFacts, MachineFacts
 from nuriwake.engine.optim import early_modules
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
+from nuriwake.inference.decoders.panoptic_fpn import PanopticRegionDecoder
 from nuriwake.inference.decoding import output_type
 from nuriwake.inference.predictor import LEAST_OVERLAP
 from nuriwake.inference.settings import USUAL_TILE
 from nuriwake.models.base import Model
 from nuriwake.models.catalogue import entry_constructor, model_options, resolve_model
 from nuriwake.models.deeplabv3 import default_rates
+from nuriwake.models.outputs import RegionPixelOutput
 from nuriwake.models.region_settings import RegionSettings
 from nuriwake.tasks import TASKS, get_task
 
@@ -38,6 +40,9 @@ CROWDED = 60
 
 PYRAMID_CROP = 512
 """Side of the crops that DeepLab's dilations are published for, to a pixel."""
+
+PUBLISHED_AREA = 480 * 640
+"""Pixels of most of COCO's photographs, for which the least area of a segment of stuff is published."""
 
 IMBALANCE = 20
 """Pixels of the commonest over those of the rarest class from which class weights are chosen."""
@@ -84,6 +89,8 @@ def choose(config: RunConfig, data: DataFacts, machine: MachineFacts) -> tuple[R
         _choose_objects(choices, data)
     if choices.config.task != "semantic":
         _choose_limits(choices, data)
+    if choices.config.task == "panoptic":
+        _choose_stuff_area(choices, data)
     _choose_class_weights(choices, data)
     _check(choices.config, machine)
     return choices.config, choices.made
@@ -348,6 +355,16 @@ def _choose_limits(choices: _Choices, data: DataFacts) -> None:
         choices.offer("predict.decoding.detections", room, why)
     if "queries" in options and room > options["queries"]:
         choices.offer("model.options.queries", room, why)
+
+
+def _choose_stuff_area(choices: _Choices, data: DataFacts) -> None:
+    """The least area of stuff is published for photographs of COCO's size; in smaller images it would be much of the image."""
+    constructor: Any = entry_constructor(resolve_model(choices.config.model.name))
+    share = data.height * data.width / PUBLISHED_AREA
+    if output_type(constructor) is RegionPixelOutput and share < 1:
+        value = max(round(PanopticRegionDecoder().stuff_area * share), 1)
+        why = f"the published share of the image, which here is {data.height}x{data.width} and not 480x640"
+        choices.offer("predict.decoding.stuff_area", value, why)
 
 
 def _choose_class_weights(choices: _Choices, data: DataFacts) -> None:
