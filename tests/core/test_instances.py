@@ -81,6 +81,7 @@ def test_pickling():
         ({"scores": np.array([0.5, 1])}, "scores is float32"),
         ({"boxes": BOXES[:1]}, "boxes is float32 of the shape .2, 4."),
         ({"boxes": np.full((2, 4), np.inf, np.float32)}, "finite"),
+        ({"boxes": np.array([[0, 0, 1, 1], [9, 9, -3, -3]], np.float32)}, "inside out: .9.0, 9.0, -3.0, -3.0."),
         ({"crowd": np.array([0, 1])}, "crowd is bool"),
         ({"areas": np.array([1, 2])}, "areas is float64"),
         ({"ids": np.array([1, 2], np.int32)}, "ids is int64"),

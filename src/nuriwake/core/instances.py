@@ -77,7 +77,12 @@ class Instances:
         """Names what `_sound` found."""
         check_labels(self.labels, self.space)
         check_scores(self.scores)
-        raise UserError("Boxes are finite numbers of pixels, found NaN or Inf.")
+        if not np.isfinite(self.boxes).all():
+            raise UserError("Boxes are finite numbers of pixels, found NaN or Inf.")
+        inverted = (self.boxes[:, 2:] < self.boxes[:, :2]).any(axis=1)
+        raise UserError(
+            f"Boxes are (left, top, right, bottom), found one that is inside out: {self.boxes[inverted][0].tolist()}."
+        )
 
     @property
     def size(self) -> Size:
@@ -135,7 +140,7 @@ class Instances:
 
 @exact
 def _sound(labels: np.ndarray, classes: int, scores: np.ndarray, boxes: np.ndarray) -> bool:
-    """Whether all labels are classes, all scores lie in 0..1 and all boxes are finite: one call, as scoring makes many `Instances`."""
+    """Whether all labels are classes, all scores lie in 0..1 and all boxes are boxes: one call, as scoring makes many `Instances`."""
     for label in labels:
         if label < 0 or label >= classes:
             return False
@@ -146,6 +151,8 @@ def _sound(labels: np.ndarray, classes: int, scores: np.ndarray, boxes: np.ndarr
         for side in range(4):
             if not np.isfinite(boxes[row, side]):
                 return False
+        if boxes[row, 2] < boxes[row, 0] or boxes[row, 3] < boxes[row, 1]:
+            return False
     return True
 
 
