@@ -174,19 +174,25 @@ SMALL_OPTIONS: dict[str, dict] = {
 
 
 @pytest.fixture
-def object_config(object_data: Path, panoptic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`object_config(model, task, {"dotted.field": value})` -> RunConfig of a short run of a small model in tmp_path / "run"."""
-    from nuriwake.engine.config import override
+def small_options(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
+    """Name of a model -> options that make it small; a small vision transformer is very small."""
     from nuriwake.models.backbones import vit
-    from nuriwake.recipes import build_config
 
     monkeypatch.setitem(vit.SIZES, "dinov2_small", vit.VisionTransformerSize(64, 2, 3))
+    return SMALL_OPTIONS
+
+
+@pytest.fixture
+def object_config(object_data: Path, panoptic_data: Path, tmp_path: Path, small_options: dict[str, dict]):
+    """`object_config(model, task, {"dotted.field": value})` -> RunConfig of a short run of a small model in tmp_path / "run"."""
+    from nuriwake.engine.config import override
+    from nuriwake.recipes import build_config
 
     def build(model: str, task: str, values: dict | None = None):
         data = panoptic_data if task == "panoptic" else object_data
         base = {
             "task": task,
-            "model.options": SMALL_OPTIONS[model],
+            "model.options": small_options[model],
             "augmentation.crop_size": 64,
             "batch_size": 2,
             "steps": 2,
