@@ -10,6 +10,8 @@ import torch
 
 from nuriwake.core.errors import UserError
 from nuriwake.data.check import CheckResult, check_data
+from nuriwake.data.converting import convert_data
+from nuriwake.data.destinations import refuse_unwritable_file
 from nuriwake.data.formats import open_data
 from nuriwake.data.images import read_image
 from nuriwake.data.writing import refuse_unwritable
@@ -218,6 +220,7 @@ def convert(
     images: Literal["copy", "none"] = "copy",
     polygons: bool = False,
     tolerance: float = 0.0,
+    regions: bool = False,
     say: Callable[[str], None] = print,
 ) -> tuple[str, ...]:
     """Write a data set in another format, every split of it.
@@ -228,32 +231,21 @@ def convert(
         to: a format that is written (`nuriwake.data.writing.writable`).
         format: of the source, where it is not to be recognised.
         images, polygons, tolerance: see `nuriwake.data.written.WriteSettings`.
+        regions: label maps into a format of objects: each connected region of a class is an object.
         say: receives a line for what was recognised and for each split.
 
     Returns:
         What the format could not carry, or what was changed, as sentences.
 
     Raises:
-        UserError: there is no such format, the source cannot be read, or a split is there already.
+        UserError: there is no such format, the source cannot be read, or whatever `nuriwake.data.converting.convert_data` refuses.
     """
-    writer = refuse_unwritable(to)
+    refuse_unwritable(to)
     data = open_data(source, format=format)
     for note in data.notes:
         say(note)
-    notes: dict[str, list[str]] = {}
-    for split, records in data.splits.items():
-        settings = WriteSettings(split=split, images=images, polygons=polygons, tolerance=tolerance)
-        written = writer((data.read(record) for record in records), Path(target), data.space, settings)
-        counts = [
-            f"{len(found):,} {what}{'s' * (len(found) != 1)}"
-            for found, what in ((records, "image"), (written.files, "file"))
-        ]
-        say(f"{split}: {', '.join(counts)} -> {target}")
-        for note in written.notes:
-            notes.setdefault(note, []).append(split)
-    return tuple(
-        note if len(splits) == len(data.splits) else f"{', '.join(splits)}: {note}" for note, splits in notes.items()
-    )
+    settings = WriteSettings(images=images, polygons=polygons, tolerance=tolerance, regions=regions)
+    return convert_data(data, Path(target), format=to, settings=settings, say=say)
 
 
 def check(
@@ -274,16 +266,23 @@ def check(
         tick: told how many of how many images are done.
 
     Raises:
-        UserError: there is nothing, or no format fits.
+        UserError: there is nothing, no format fits, or the report cannot be written.
     """
+    if report is not None:
+        refuse_unwritable_file(Path(report))
+    result = check_data(data, format=format, workers=workers, tick=tick)
+    if report is not None:
+        report_check(result, report)
+    return result
+
+
+def report_check(result: CheckResult, path: str | Path) -> None:
+    """Write what `check` found as an HTML page: distributions, samples with their truth, each problem with pictures."""
     from nuriwake.data.check.pictures import named, wall
     from nuriwake.viz.check_report import check_page, write_check_report
 
-    result = check_data(data, format=format, workers=workers, tick=tick)
-    if report is not None:
-        pictures = {finding.kind: named(result.survey, finding.samples, 4) for finding in result.findings}
-        write_check_report(report, check_page(result.plain(), result.survey, pictures, wall(result.survey, 24)))
-    return result
+    pictures = {finding.kind: named(result.survey, finding.samples, 4) for finding in result.findings}
+    write_check_report(path, check_page(result.plain(), result.survey, pictures, wall(result.survey, 24)))
 
 
 def describe(path: str | Path) -> Bundle:
@@ -317,7 +316,7 @@ def read_settings(path: str | Path) -> Mapping[str, Any]:
 __all__ = [
     "DEFAULT_MODEL", "Advice", "Bundle", "Evaluation", "PredictSettings", "Predictor", "Run", "RunConfig",
     "check", "configure", "convert", "describe", "evaluate", "keep_settings", "load", "open_data", "open_run",
-    "read_checkpoint", "read_overrides", "read_settings", "recommend", "train", "train_config",
+    "read_checkpoint", "read_overrides", "read_settings", "recommend", "report_check", "train", "train_config",
 ]  # fmt: skip
 
 

@@ -272,7 +272,7 @@ def test_things_go_to_coco_instances(tmp_path):
     data = open_data(save(tmp_path / "one"))
     records = [record for part in data.splits.values() for record in part]
     written = write_data(map(data.read, records), tmp_path / "two", format="coco", space=data.space)
-    assert any("1 classes of stuff are left behind" in note for note in written.notes)
+    assert any("1 class of stuff is left behind" in note for note in written.notes)
     again = targets(open_data(tmp_path / "two"))["a"]
     assert again.space.names == ("person", "train")
     assert again.crowd.tolist() == [False, False, True]

@@ -13,6 +13,7 @@ def convert(
     images: Literal["copy", "none"] = "copy",
     polygons: bool = False,
     tolerance: float = 0.0,
+    regions: bool = False,
 ) -> None:
     """Write a data set in another format, every split; what it cannot carry is said, and what outlines lose is measured.
 
@@ -24,11 +25,20 @@ def convert(
         images: copy them beside the truth, or none: the truth alone.
         polygons: outlines in place of run lengths, where the format has both.
         tolerance: pixels that outlines may stray for having fewer points.
+        regions: of label maps each connected region of a class becomes an object, in formats of objects (coco, yolo, ...).
     """
     from nuriwake.api import convert as convert_data
 
     notes = convert_data(
-        source, target, to=to, format=format, images=images, polygons=polygons, tolerance=tolerance, say=print
+        source,
+        target,
+        to=to,
+        format=format,
+        images=images,
+        polygons=polygons,
+        tolerance=tolerance,
+        regions=regions,
+        say=print,
     )
     for note in notes:
         print(note)

@@ -27,9 +27,12 @@ _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 def recognise(root: Path) -> str | None:
-    """Because objectInfo150.txt lies in the folder."""
+    """Because objectInfo150.txt lies in the folder, or in the one above."""
     home = _home(root)
-    return f"it has {CLASS_FILE} and {home.name}/annotations/" if home is not None else None
+    if home is None:
+        return None
+    above = "" if (root / CLASS_FILE).is_file() else " in the folder above"
+    return f"it has {(home / 'annotations').relative_to(root).as_posix()}/, and {CLASS_FILE}{above}"
 
 
 def open_ade20k(root: Path, description: DataDescription) -> DataSet:
@@ -61,6 +64,11 @@ def open_ade20k(root: Path, description: DataDescription) -> DataSet:
     )
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / "annotations" / _FOLDERS.get(split, split),)
+
+
 def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes images/<split>/, annotations/<split>/ and objectInfo150.txt, which counts as many classes as there are.
 
@@ -68,7 +76,7 @@ def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, set
         UserError: the split is there already, more than 254 or multi-label classes, or a sample without a target.
     """
     word = _FOLDERS.get(settings.split, settings.split)
-    masks = folder / "annotations" / word
+    (masks,) = taken(folder, settings.split)
     refuse_existing(masks)
     writer = ImageWriter(folder / "images" / word, settings)
     files: list[Path] = []
@@ -93,7 +101,7 @@ def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, set
     return Written((*files, folder / CLASS_FILE, *writer.files), (*texts, *writer.notes))
 
 
-FORMAT = Format(recognise, open_ade20k, write_ade20k)
+FORMAT = Format(recognise, open_ade20k, write_ade20k, holds="classes", taken=taken)
 
 
 def _home(root: Path) -> Path | None:

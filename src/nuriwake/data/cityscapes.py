@@ -145,6 +145,18 @@ def _without_truth(root: Path, without: list[str], what: str, description: DataD
     return [f"{len(without)} images have no truth and are left out, as described: {listed(without)}."]
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    panoptic = PanopticSplit(folder / "gtFine", split)
+    return folder / "gtFine" / split, panoptic.path, panoptic.folder
+
+
+def truth_file(name: str, image: Path, split: str) -> str:
+    """The file of truth of a sample, without what Cityscapes adds to every name. The folder of the panoptic PNG has no cities."""
+    del image
+    return f"gtFine/{split}/{_city_name(name.removesuffix(_IMAGE)).rpartition('/')[2]}"
+
+
 def write_cityscapes(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes leftImg8bit/<split>/<city>/ and gtFine/<split>/<city>/ with labelIds and labelTrainIds; where there are segments also
     instanceIds, and of these gtFine/cityscapes_panoptic_<split>.json with its folder of PNG.
@@ -156,8 +168,7 @@ def write_cityscapes(samples: Iterable[Sample], folder: Path, space: LabelSpace,
     """
     truth = folder / "gtFine" / settings.split
     panoptic = PanopticSplit(folder / "gtFine", settings.split)
-    for existing in (truth, panoptic.path, panoptic.folder):
-        refuse_existing(existing)
+    refuse_existing(*taken(folder, settings.split))
     unknown = [name for name in space.names if name not in SPACE.names]
     if unknown:
         raise UserError(
@@ -192,7 +203,7 @@ def write_cityscapes(samples: Iterable[Sample], folder: Path, space: LabelSpace,
     return Written((*files, *writer.files), (*texts, *writer.notes))
 
 
-FORMAT = Format(recognise, open_cityscapes, write_cityscapes)
+FORMAT = Format(recognise, open_cityscapes, write_cityscapes, keeps_colours=True, taken=taken, truth_file=truth_file)
 
 
 def _city_name(name: str) -> str:

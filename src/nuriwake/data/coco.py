@@ -24,7 +24,7 @@ from nuriwake.data.coco_files import (
     reason,
 )
 from nuriwake.data.coco_index import CocoFile, CocoIndex, read_coco
-from nuriwake.data.coco_write import write_coco
+from nuriwake.data.coco_write import taken, write_coco
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.headers import image_header
@@ -107,7 +107,7 @@ def open_coco(root: Path, description: DataDescription) -> DataSet:
     )
 
 
-FORMAT = Format(recognise, open_coco, write_coco, objects=True)
+FORMAT = Format(recognise, open_coco, write_coco, holds="objects", keeps_colours=True, taken=taken)
 
 
 def stem(file_name: str) -> str:

@@ -23,7 +23,7 @@ from nuriwake.data.coco_files import (
     reason,
 )
 from nuriwake.data.coco_index import grouped, image_keys, refuse_repeated
-from nuriwake.data.coco_panoptic_write import write_coco_panoptic
+from nuriwake.data.coco_panoptic_write import taken, write_coco_panoptic
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.headers import image_header
@@ -179,7 +179,7 @@ def open_coco_panoptic(root: Path, description: DataDescription) -> DataSet:
     )
 
 
-FORMAT = Format(recognise, open_coco_panoptic, write_coco_panoptic)
+FORMAT = Format(recognise, open_coco_panoptic, write_coco_panoptic, holds="segments", keeps_colours=True, taken=taken)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ from nuriwake.data.seen import as_panoptic
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    path = folder / "annotations" / f"panoptic_{split}.json"
+    return path, path.with_suffix("")
+
+
 def write_coco_panoptic(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes `samples` as one split; nothing of a panoptic target is lost: ids, classes, crowd, void and scores. Of other targets
     see `as_panoptic`.
@@ -26,9 +32,8 @@ def write_coco_panoptic(samples: Iterable[Sample], folder: Path, space: LabelSpa
     Raises:
         UserError: the split is there already, a sample whose target has no segments, or classes that are not in `space`.
     """
-    path = folder / "annotations" / f"panoptic_{settings.split}.json"
-    for existing in (path, path.with_suffix("")):
-        refuse_existing(existing)
+    path, _ = found = taken(folder, settings.split)
+    refuse_existing(*found)
     numbers = dict(zip(space.names, settings.numbers(space), strict=True))
     writer = ImageWriter(folder / "images" / settings.split, settings)
     images: list[dict[str, Any]] = []

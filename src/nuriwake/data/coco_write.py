@@ -17,6 +17,11 @@ from nuriwake.data.seen import as_instances, countable
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, refuse_existing
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / "annotations" / f"instances_{split}.json",)
+
+
 def write_coco(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes `samples` as one COCO split; masks as compressed run lengths, or as outlines that COCO fills to the same masks.
 
@@ -25,7 +30,7 @@ def write_coco(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     Raises:
         UserError: the split is there already, a sample without a target or with a label map.
     """
-    path = folder / "annotations" / f"instances_{settings.split}.json"
+    (path,) = taken(folder, settings.split)
     refuse_existing(path)
     classes = countable(space)
     numbers = dict(zip(classes.names, settings.numbers(classes), strict=True))
@@ -48,9 +53,6 @@ def write_coco(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     _number(annotations, stated, notes)
     for annotation in annotations:
         annotation["image_id"] = identifiers[annotation.pop("image")]
-    if len(classes) < len(space):
-        stuff = len(space) - len(classes)
-        notes.append(f"COCO instances hold things alone; {stuff} classes of stuff are left behind.")
     plain = {"images": images, "annotations": annotations, "categories": categories(classes, settings)}
     write_text(path, json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
     return Written((path, *writer.files), (*notes, *writer.notes))

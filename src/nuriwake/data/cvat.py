@@ -40,7 +40,7 @@ class CvatReader:
         """The objects; shapes of one label and one group_id (not 0) are one object. Raises UserError with file and shape."""
         file, size, rows = record.target
         where = f"{file}: image {record.image.name}"
-        groups: dict[tuple[str, str], Shape] = {}
+        groups: dict[tuple[str, str, str], Shape] = {}
         for number, (kind, row) in enumerate(rows, 1):
             attributes = dict(row)
             try:
@@ -50,7 +50,8 @@ class CvatReader:
                     raise UserError(f"{where}: shape {number}: {error}") from error
                 raise UserError(f"{where}: shape {number}: the {kind} is not understood ({error}).") from error
             group = attributes.get("group_id", "0")
-            key = (attributes["label"], group if group != "0" and isinstance(outline, list) else f"-{number}")
+            grouped = group != "0" and isinstance(outline, list)
+            key = (attributes["label"], "group" if grouped else "shape", group if grouped else str(number))
             before = groups[key].segmentation if key in groups else []
             joined = [*before, *outline] if isinstance(outline, list) and isinstance(before, list) else outline
             groups[key] = Shape(self.space.index(attributes["label"]), joined)
@@ -113,13 +114,18 @@ def open_cvat(root: Path, description: DataDescription) -> DataSet:
     )
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / split,)
+
+
 def write_cvat(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes <split>/annotations.xml and <split>/images/. Masks as CVAT's run lengths, which lose nothing, or as polygons.
 
     Raises:
         UserError: the split is there already, or a sample without objects one by one.
     """
-    home = folder / settings.split
+    (home,) = taken(folder, settings.split)
     refuse_existing(home)
     classes = countable(space)
     root = ElementTree.Element("annotations")
@@ -154,7 +160,7 @@ def write_cvat(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     return Written((home / "annotations.xml", *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_cvat, write_cvat, objects=True)
+FORMAT = Format(recognise, open_cvat, write_cvat, holds="objects", keeps_colours=True, taken=taken)
 
 
 def _add_shapes(image: ElementTree.Element, target: Instances, settings: WriteSettings, losses: list[float]) -> None:

@@ -67,6 +67,11 @@ class DataDescription:
         return (self.ignore,) if isinstance(self.ignore, int) else self.ignore
 
 
+def _in_split(name: str, image: Path, split: str) -> str:
+    del image
+    return f"{split}/{name}"
+
+
 class Format(NamedTuple):
     """One entry of `FORMATS`: how a layout on disk is recognised and opened."""
 
@@ -79,8 +84,18 @@ class Format(NamedTuple):
     write: Writer | None = None
     """Samples into a folder; None where the format is only read."""
 
-    objects: bool = False
-    """It holds objects one by one and nothing else."""
+    holds: Literal["anything", "objects", "segments", "classes"] = "anything"
+    """What it has of a sample and nothing else: objects one by one, one segment or one class for every pixel."""
+
+    keeps_colours: bool = False
+    """The colours of classes are in what is written, or it has colours of its own."""
+
+    taken: Callable[[Path, str], tuple[Path, ...]] | None = None
+    """What a split has for itself in the folder: none of it may be there when the split is written."""
+
+    truth_file: Callable[[str, Path, str], str] = _in_split
+    """What (a sample's name without its split, its image file, the split) is written as, below the folder: two samples share it
+    only where they are slices of one volume."""
 
 
 def refuse_fields(description: DataDescription, format: str, *meant: str) -> None:  # noqa: A002 (the contract's word)

@@ -4,6 +4,7 @@ Which folder is one is told by content: its masks carry a georeference (a folder
 or a GeoJSON lies beside images/, or classes.json says that it was written as one.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from nuriwake.data.geojson import CLASS_PROPERTIES, FeatureFile, class_of, in_pi
 from nuriwake.data.geotiff_layout import GeoLayout, find_geotiff, written_as
 from nuriwake.data.geotiff_place import Place, geo_library, read_place
 from nuriwake.data.geotiff_read import BandReader, GeoMaskReader, GeoTruth, PolygonReader
-from nuriwake.data.geotiff_write import write_geotiff
+from nuriwake.data.geotiff_write import taken, write_geotiff
 from nuriwake.data.headers import image_header
 from nuriwake.data.mask_folder import InstanceMaskReader, MaskReader
 from nuriwake.data.observing import observe
@@ -53,7 +54,7 @@ def open_geotiff(root: Path, description: DataDescription) -> DataSet:
     return (_open_polygons if layout.polygons else _open_masks)(root, layout, description)
 
 
-FORMAT = Format(recognise, open_geotiff, write_geotiff)
+FORMAT = Format(recognise, open_geotiff, write_geotiff, keeps_colours=True, taken=taken)
 
 
 def _open_masks(root: Path, layout: GeoLayout, description: DataDescription) -> DataSet:
@@ -162,7 +163,12 @@ def _refuse_elsewhere(pairs: Sequence[tuple[Path, Path]], places: Sequence[tuple
 
 
 def _mask_nodata(pairs: Sequence[tuple[Path, Path]], places: Sequence[tuple[Place, Place]]) -> int | None:
-    values = {mask.nodata: path for (_, path), (_, mask) in zip(pairs, places, strict=True) if mask.nodata is not None}
+    # NaN and infinity are in no mask of whole numbers; what holds them is refused when it is read, by name.
+    values = {
+        mask.nodata: path
+        for (_, path), (_, mask) in zip(pairs, places, strict=True)
+        if mask.nodata is not None and math.isfinite(mask.nodata)
+    }
     if len(values) > 1:
         found = "; ".join(f"{value:g} in {path}" for value, path in values.items())
         raise UserError(

@@ -44,6 +44,11 @@ class _Said:
     truths: set[str] = field(default_factory=set[str])
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return folder / "masks" / split, folder / "polygons" / split
+
+
 def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes `samples` as one split: image and labels as GeoTIFF, and a GeoJSON of polygons with class, area and score.
 
@@ -55,8 +60,7 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         UserError: rasterio is not installed, the split is there already, other classes are there, or a sample without a target.
     """
     geo_library()
-    for part in ("masks", "polygons"):
-        refuse_existing(folder / part / settings.split)
+    refuse_existing(*taken(folder, settings.split))
     writer = ImageWriter(folder / "images" / settings.split, settings)
     said = _Said()
     for sample in samples:
@@ -133,6 +137,7 @@ def without(target: Target, missing: np.ndarray) -> Target:
 
 def _write_image(path: Path, sample: Sample, place: Place) -> Path:
     """A TIFF is copied byte by byte; what a sidecar file says of its place is written into it. Others become TIFF."""
+    refuse_existing(path)
     source = sample.source
     header = None if source is None else image_header(source)
     if source is not None and header is not None and header.kind == "tiff" and header.orientation == 1:

@@ -25,6 +25,7 @@ from nuriwake.data.coco_files import AnnotationFile, locate_images
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.headers import image_header
+from nuriwake.data.layout import distinct_names
 from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
@@ -117,8 +118,10 @@ def open_label_studio(root: Path, description: DataDescription) -> DataSet:
         split = split_name(path.parent.name) or ""
         names = [name for name, _ in tasks]
         images = locate_images(root, AnnotationFile(split, path.parent.name, path), names, description.images)
-        for number, image in kept_images(path, names, images, description, notes):
-            record = Record(stem(image.name), image, (path.name, json.dumps(tasks[number][1])))
+        kept = kept_images(path, names, images, description, notes)
+        inner = distinct_names([(_name(image, path.parent / "images"), image) for _, image in kept])
+        for name, (number, image) in zip(inner, kept, strict=True):
+            record = Record(name, image, (path.name, json.dumps(tasks[number][1])))
             splits.setdefault(split, []).append(record)
     if len(splits) > 1:
         splits = {
@@ -131,6 +134,11 @@ def open_label_studio(root: Path, description: DataDescription) -> DataSet:
     )
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / split,)
+
+
 def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes <split>/tasks.json and <split>/images/: brush strokes, which lose nothing, or polygons; and label_config.xml, the
     labelling interface that shows them.
@@ -138,7 +146,7 @@ def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpac
     Raises:
         UserError: the split is there already, or a sample without objects one by one.
     """
-    home = folder / settings.split
+    (home,) = taken(folder, settings.split)
     refuse_existing(home)
     writer = ImageWriter(home / "images", settings)
     notes: dict[str, int] = {}
@@ -166,7 +174,7 @@ def write_label_studio(samples: Iterable[Sample], folder: Path, space: LabelSpac
     )
 
 
-FORMAT = Format(recognise, open_label_studio, write_label_studio, objects=True)
+FORMAT = Format(recognise, open_label_studio, write_label_studio, holds="objects", keeps_colours=True, taken=taken)
 
 
 def _interface(space: LabelSpace, *, polygons: bool) -> str:
@@ -215,6 +223,11 @@ def _find(root: Path) -> list[Path]:
             if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") and known:
                 found.append(path)
     return found
+
+
+def _name(image: Path, home: Path) -> str:
+    """Of a record: the image's path in the folder `home`, else its file name; without suffix."""
+    return stem(image.relative_to(home).as_posix() if image.is_relative_to(home) else image.name)
 
 
 def _tasks(path: Path, notes: list[str]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -56,7 +56,7 @@ class LabelmeReader:
                 f"{file.path}: the shapes were drawn on {stated[0]}x{stated[1]} but {record.image.name} is {size[0]}x{size[1]} "
                 "(height x width); was it resized or rotated?"
             )
-        groups: dict[tuple[str, int], Shape] = {}
+        groups: dict[tuple[str, str, int], Shape] = {}
         for number, shape in enumerate(_shapes(file), 1):
             where = f"{file.path}: shape {number}"
             label = str(shape.get("label"))
@@ -65,7 +65,8 @@ class LabelmeReader:
             if label not in self.space.names:
                 raise UserError(f"{where}: the label '{label}' is none of the classes ({listed(self.space.names)}).")
             group = shape.get("group_id")
-            key = (label, int(group) if isinstance(group, int) else -number)
+            grouped = isinstance(group, int) and not isinstance(group, bool)
+            key = (label, "group", group) if grouped else (label, "shape", number)
             outline = _outline(shape, size, where)
             if key in groups and not (isinstance(outline, list) and isinstance(groups[key].segmentation, list)):
                 raise UserError(f"{where}: a mask cannot share its group_id {group} with another shape.")
@@ -124,6 +125,11 @@ def open_labelme(root: Path, description: DataDescription) -> DataSet:
     return assemble(root, "labelme", space, splits, reader=LabelmeReader(space), description=description, notes=notes)
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / split,)
+
+
 def write_labelme(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes <split>/<name>.json beside the image. The parts of an object share a group_id; holes are bridged.
 
@@ -131,7 +137,7 @@ def write_labelme(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         UserError: the split is there already, or a sample without objects one by one.
     """
     del space  # shapes carry the names of their classes
-    refuse_existing(folder / settings.split)
+    refuse_existing(*taken(folder, settings.split))
     writer = ImageWriter(folder / settings.split, settings)
     files: list[Path] = []
     notes: dict[str, int] = {}
@@ -161,7 +167,7 @@ def write_labelme(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_labelme, write_labelme, objects=True)
+FORMAT = Format(recognise, open_labelme, write_labelme, holds="objects", taken=taken)
 
 
 def _shape(target: Instances, index: int, part: np.ndarray, parts: int) -> dict[str, Any]:

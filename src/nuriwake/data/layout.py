@@ -1,7 +1,7 @@
 """Where the images and the masks of a folder lie, and which belong together."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,17 @@ def image_files(folder: Path) -> dict[str, Path]:
                     raise UserError(f"{path}: there is also {files[key].name}; one name must be one image.")
                 files[key] = path
     return files
+
+
+def distinct_names(found: Sequence[tuple[str, Path]]) -> list[str]:
+    """The names of (name, image file) as they are where no two are one; else the paths of the images below the folder in which
+    all of them lie, without suffix."""
+    names = [name for name, _ in found]
+    if len(set(names)) == len(names):
+        return names
+    paths = [Path(os.path.abspath(path)) for _, path in found]  # noqa: PTH100 (links stay links)
+    top = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(top).with_suffix("").as_posix() for path in paths]
 
 
 def holds_images(folder: Path) -> bool:

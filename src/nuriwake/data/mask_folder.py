@@ -21,7 +21,7 @@ from nuriwake.data.geotiff_layout import georeferenced_masks, written_as
 from nuriwake.data.headers import image_header
 from nuriwake.data.images import read_mask
 from nuriwake.data.layout import Layout, Pairing, find_layout, holds_images, image_files, pair, refuse_unpaired
-from nuriwake.data.mask_folder_write import write_mask_folder
+from nuriwake.data.mask_folder_write import taken, write_mask_folder
 from nuriwake.data.observing import observe
 
 
@@ -83,7 +83,8 @@ class LayerReader:
 def recognise(root: Path) -> str | None:
     """Because there are folders of images and of masks."""
     layout = find_layout(root)
-    if layout is None or (root / "objectInfo150.txt").is_file():  # ADE20K, whose masks count from 1
+    # ADE20K, whose masks count from 1, with its list of classes here or above.
+    if layout is None or any((folder / "objectInfo150.txt").is_file() for folder in (root, root.parent)):
         return None
     images, masks = next(iter(layout.parts.values()))
     if not holds_images(masks) or not holds_images(images) or any(masks.glob("*.json")):
@@ -114,7 +115,7 @@ def open_folder(root: Path, description: DataDescription) -> DataSet:
     return _open_masks(root, layout, files, classes, description, notes)
 
 
-FORMAT = Format(recognise, open_folder, write_mask_folder)
+FORMAT = Format(recognise, open_folder, write_mask_folder, holds="classes", taken=taken)
 
 Files = Mapping[str, tuple[dict[str, Path], dict[str, Path]]]
 

@@ -20,6 +20,11 @@ from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_not
 MOST_OBJECTS = 65535
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / "masks" / split,)
+
+
 def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes `samples` as one split.
 
@@ -29,7 +34,7 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
     Raises:
         UserError: the split is there already, other classes are there already, or a sample without a target.
     """
-    masks = folder / "masks" / settings.split
+    (masks,) = taken(folder, settings.split)
     refuse_existing(masks)
     writer = ImageWriter(folder / "images" / settings.split, settings)
     files: list[Path] = []

@@ -35,7 +35,7 @@ from nuriwake.data.nifti_folder import (
 )
 from nuriwake.data.nifti_slices import read_label_slice
 from nuriwake.data.nifti_volume import AXES, Volume, nibabel, open_volume
-from nuriwake.data.nifti_write import write_nifti
+from nuriwake.data.nifti_write import taken, truth_file, write_nifti
 from nuriwake.data.observing import Observed, distinct
 from nuriwake.data.parallel import each, spread
 
@@ -139,7 +139,9 @@ def open_nifti(root: Path, description: DataDescription) -> DataSet:
     return DataSet(root, "nifti", space, records, reader=reader, notes=tuple(notes), channels=channels, dtype="float32")
 
 
-FORMAT = Format(recognise, open_nifti, write_nifti)
+FORMAT = Format(
+    recognise, open_nifti, write_nifti, holds="classes", keeps_colours=True, taken=taken, truth_file=truth_file
+)
 
 
 def _cases(root: Path, images: Path, labels: Path, description: DataDescription, notes: list[str]) -> list[Case]:

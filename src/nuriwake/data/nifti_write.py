@@ -58,6 +58,18 @@ class _Writing:
     ignored: bool = False
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    stage, known = _stage(split), listed_already(folder)
+    # The volumes of train and val share a folder; which are which is listed.
+    return () if stage == "Tr" and known and split not in known else (folder / f"labels{stage}",)
+
+
+def truth_file(name: str, image: Path, split: str) -> str:
+    """The volume of labels of a sample: of a slice that of its volume."""
+    return f"labels{_stage(split)}/{_case_name(name, slice_address(image), split)}.nii.gz"
+
+
 def write_nifti(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes `samples` as one split; slices of one volume follow each other, all of them.
 
@@ -69,10 +81,8 @@ def write_nifti(samples: Iterable[Sample], folder: Path, space: LabelSpace, sett
             of one name, or a sample without a target.
     """
     nibabel()
-    stage = "Ts" if settings.split == "test" else "Tr"
-    known = listed_already(folder)
-    if stage == "Ts" or not known or settings.split in known:
-        refuse_existing(folder / f"labels{stage}")
+    stage, known = _stage(settings.split), listed_already(folder)
+    refuse_existing(*taken(folder, settings.split))
     writing = _Writing(folder / f"images{stage}", folder / f"labels{stage}", space, settings)
     for _, group in groupby(_parts(samples, writing), key=lambda part: part.name):
         _write_case(list(group), writing)
@@ -128,12 +138,16 @@ def _parts(samples: Iterable[Sample], writing: _Writing) -> Iterator[_Part]:
         address = None if sample.source is None else slice_address(sample.source)
         labels = np.where(seen.labels == IGNORE, np.uint8(len(seen.space)), seen.labels)
         writing.ignored = writing.ignored or bool((seen.labels == IGNORE).any())
-        yield _Part(_case_name(sample, address, writing.settings.split), address, labels, sample)
+        name = sample.name or (sample.source.stem if sample.source else "")
+        yield _Part(_case_name(name, address, writing.settings.split), address, labels, sample)
 
 
-def _case_name(sample: Sample, address: SliceAddress | None, split: str) -> str:
+def _stage(split: str) -> str:
+    return "Ts" if split == "test" else "Tr"
+
+
+def _case_name(name: str, address: SliceAddress | None, split: str) -> str:
     """Without split and slice; nnU-Net looks in no folders below, so that `/` becomes `__`."""
-    name = sample.name or (sample.source.stem if sample.source else "")
     name = name.removeprefix(f"{split}/")
     if address is not None and open_volume(address.file).turned_shape[address.axis] > 1:
         name = name.rpartition("/")[0] or name
@@ -175,6 +189,7 @@ def _copy_images(address: SliceAddress, name: str, writing: _Writing) -> None:
     writing.channels = max(writing.channels, len(channels))
     for number, (volume, channel) in enumerate(channels):
         path = writing.images / f"{name}_{number:04d}.nii.gz"
+        refuse_existing(path)
         if volume.channels > 1:
             write_bytes(path, _one_channel(volume, channel))
         else:
@@ -208,6 +223,7 @@ def _write_picture(part: _Part, path: Path, writing: _Writing) -> None:
     writing.channels = max(writing.channels, image.shape[2])
     for channel in range(image.shape[2]):
         file = writing.images / f"{part.name}_{channel:04d}.nii.gz"
+        refuse_existing(file)
         write_bytes(file, _packed(np.asfortranarray(image[..., channel].T[..., None]), affine, None))
         writing.files.append(file)
 

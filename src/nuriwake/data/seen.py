@@ -21,7 +21,7 @@ def as_instances(sample: Sample) -> Instances:
         return target.instances()
     raise UserError(
         f"{_who(sample)}: this format holds objects one by one; {_found(sample)}. Choose a format of label maps (mask_folder, "
-        "ade20k, voc)."
+        "ade20k, voc), or take each connected region of a class for an object: --regions (regions=True in Python)."
     )
 
 

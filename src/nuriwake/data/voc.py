@@ -22,7 +22,7 @@ from nuriwake.data.layout import image_files
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.observing import Observed, observe, unpack
 from nuriwake.data.texts import read_text
-from nuriwake.data.voc_write import write_voc
+from nuriwake.data.voc_write import taken, truth_file, write_voc
 
 BACKGROUND_ID = 256
 """The segment of the background: objects have the numbers 1 to 254."""
@@ -119,7 +119,7 @@ def open_voc(root: Path, description: DataDescription) -> DataSet:
     return assemble(root, "voc", space, splits, reader=reader, description=description, notes=tuple(notes))
 
 
-FORMAT = Format(recognise, open_voc, write_voc)
+FORMAT = Format(recognise, open_voc, write_voc, taken=taken, truth_file=truth_file)
 
 
 def _home(root: Path) -> Path | None:

@@ -18,6 +18,17 @@ from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_not
 MOST_OBJECTS = 254
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / "ImageSets" / "Segmentation" / f"{split}.txt",)
+
+
+def truth_file(name: str, image: Path, split: str) -> str:
+    """The mask of a sample: all splits share one folder."""
+    del image, split
+    return f"SegmentationClass/{name}.png"
+
+
 def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes `samples` as one list of ImageSets/Segmentation. Objects are numbered from 1; overlaps go to the smaller one.
 
@@ -25,7 +36,7 @@ def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settin
         UserError: the list is there already, classes are multi-label or without a background, a sample without a target or
             with more than 254 objects.
     """
-    index = folder / "ImageSets" / "Segmentation" / f"{settings.split}.txt"
+    (index,) = taken(folder, settings.split)
     refuse_existing(index)
     classes = semantic_space(space) if space.exclusive else space
     if not classes.exclusive or not classes.has_background:
@@ -40,6 +51,7 @@ def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settin
     for sample in samples:
         target = target_of(sample)
         name = writer.name(sample)
+        refuse_existing(*(folder / f"Segmentation{kind}" / f"{name}.png" for kind in ("Class", "Object")))
         writer.write(sample, name)
         names.append(name)
         labels = semantic_view(target).labels

@@ -1,7 +1,7 @@
 """Data out: samples, with truth or with predictions, in any of the formats that have a writer."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.data.description import Format
 from nuriwake.data.formats import FORMATS
+from nuriwake.data.left_behind import space_losses, target_losses
 from nuriwake.data.regions import region_space, with_regions
-from nuriwake.data.written import Writer, WriteSettings, Written
+from nuriwake.data.written import Writer, WriteSettings, Written, count_note, counted_notes
 
 _REGIONS = "Each connected region of a class is written as one object; objects that touch are one."
 _PATCH = 8
@@ -48,11 +49,25 @@ def write_data(
             cannot be seen that way.
     """
     write, chosen = refuse_unwritable(format), settings or WriteSettings()
-    if not chosen.regions or not lookup(format, FORMATS, "format").objects:
-        return write(samples, Path(folder), space, chosen)
-    seen = region_space(space)
-    written = write(with_regions(samples, seen), Path(folder), seen, chosen)
-    return written._replace(notes=(*written.notes, _REGIONS))
+    entry: Format = lookup(format, FORMATS, "format")
+    notes: dict[str, int] = {}
+    samples = _counted(samples, entry, notes)
+    if not chosen.regions or entry.holds != "objects":
+        written = write(samples, Path(folder), space, chosen)
+        left = space_losses(space, entry)
+    else:
+        seen = region_space(space)
+        written = write(with_regions(samples, seen), Path(folder), seen, chosen)
+        left = [_REGIONS, *space_losses(seen, entry)]
+    return written._replace(notes=(*written.notes, *counted_notes(notes), *left))
+
+
+def _counted(samples: Iterable[Sample], entry: Format, notes: dict[str, int]) -> Iterator[Sample]:
+    """The same samples; what each loses is counted in `notes`."""
+    for sample in samples:
+        for text in target_losses(sample.target, entry) if sample.target is not None else ():
+            count_note(notes, text)
+        yield sample
 
 
 def refuse_unsuitable(

@@ -100,6 +100,7 @@ class ImageWriter:
         if self.settings.images == "none":
             return file if sample.source is None or sliced else name + sample.source.suffix
         path = self.folder / file
+        refuse_existing(path)
         with atomic_path(path) as temporary:
             if sample.source is not None and not turned and not sliced:
                 shutil.copyfile(sample.source, temporary)
@@ -119,10 +120,13 @@ class ImageWriter:
         )
 
 
-def refuse_existing(path: Path) -> None:
-    """Raises UserError where `path` exists, and is more than an empty folder: what is there is never written over."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"{path}: this already exists; choose another folder or split, or move it away.")
+def refuse_existing(*paths: Path) -> None:
+    """Raises UserError where one of `paths` exists, and is more than an empty folder: what is there is never written over."""
+    for path in paths:
+        if path.is_dir() and not any(path.iterdir()):
+            continue
+        if path.exists():
+            raise UserError(f"{path}: this already exists; choose another folder or split, or move it away.")
 
 
 def count_note(notes: dict[str, int], text: str) -> None:

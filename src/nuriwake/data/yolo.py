@@ -17,7 +17,7 @@ from nuriwake.data.assembly import assemble, split_name
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.description import DataDescription, Format, refuse_fields
 from nuriwake.data.headers import IMAGE_SUFFIXES, image_header
-from nuriwake.data.layout import image_files
+from nuriwake.data.layout import distinct_names, image_files
 from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
@@ -84,11 +84,11 @@ def open_yolo(root: Path, description: DataDescription) -> DataSet:
     for split in _SPLITS:
         if not plain.get(split):
             continue
-        images = _images(path, plain, split)
-        keys = {image: _label_file(image) for image in images}
+        found = _images(path, plain, split)
+        keys = {image: _label_file(image) for _, image in found}
         splits[split_name(split) or split] = [
-            Record(f"{split_name(split)}/{image.stem}", image, label if label.is_file() else None)
-            for image, label in keys.items()
+            Record(f"{split_name(split)}/{name}", image, keys[image] if keys[image].is_file() else None)
+            for name, (_, image) in zip(distinct_names(found), found, strict=True)
         ]
         empty = sum(not label.is_file() for label in keys.values())
         if empty == len(keys):
@@ -102,6 +102,11 @@ def open_yolo(root: Path, description: DataDescription) -> DataSet:
     )
 
 
+def taken(folder: Path, split: str) -> tuple[Path, ...]:
+    """What the split has for itself."""
+    return (folder / "labels" / split,)
+
+
 def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, settings: WriteSettings) -> Written:
     """Writes images/<split>/, labels/<split>/ and data.yaml. An object of several parts, or with holes, is one outline
     whose parts are joined by bridges; filled by COCO's rule it is the mask again.
@@ -109,7 +114,7 @@ def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     Raises:
         UserError: the split is there already, data.yaml has other classes, or a sample without objects one by one.
     """
-    labels = folder / "labels" / settings.split
+    (labels,) = taken(folder, settings.split)
     refuse_existing(labels)
     classes = countable(space)
     writer = ImageWriter(folder / "images" / settings.split, settings)
@@ -135,7 +140,7 @@ def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
 
-FORMAT = Format(recognise, open_yolo, write_yolo, objects=True)
+FORMAT = Format(recognise, open_yolo, write_yolo, holds="objects", taken=taken)
 
 
 def _written(target: Instances, classes: LabelSpace, settings: WriteSettings, losses: list[float]) -> list[str]:
@@ -185,9 +190,10 @@ def _names(value: Any, path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
-def _images(path: Path, plain: Mapping[str, Any], split: str) -> list[Path]:
+def _images(path: Path, plain: Mapping[str, Any], split: str) -> list[tuple[str, Path]]:
+    """(name, file): the name is the path in the folder, or that of the file in a list, without suffix."""
     given = plain[split]
-    images: list[Path] = []
+    images: list[tuple[str, Path]] = []
     entries: list[Any] = given if isinstance(given, list) else [given]
     for entry in entries:
         if not isinstance(entry, str):
@@ -202,13 +208,14 @@ def _images(path: Path, plain: Mapping[str, Any], split: str) -> list[Path]:
                 f"{path}: {split}: there is no {entry} (looked for {listed([str(c) for c in candidates])})."
             )
         if found.is_dir():
-            images += image_files(found).values()
+            images += image_files(found).items()
         else:
             lines = [line.strip() for line in read_text(found).splitlines() if line.strip()]
-            images += [found.parent / line for line in lines]
+            images += [(Path(line).stem, found.parent / line) for line in lines]
     if not images:
         raise UserError(f"{path}: {split}: there is no image in {given}.")
-    return [image for image in images if image.suffix.lower() in IMAGE_SUFFIXES]
+    once = {image: name for name, image in reversed(images) if image.suffix.lower() in IMAGE_SUFFIXES}
+    return [(name, image) for image, name in reversed(once.items())]
 
 
 def _label_file(image: Path) -> Path:
