@@ -64,6 +64,54 @@ def test_what_is_no_data_set_ends_with_2(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_places_that_cannot_be_written_are_refused_before_anything_is_read(data, tmp_path, capsys, monkeypatch):
+    def never(*arguments, **named):
+        raise AssertionError("the data were read")
+
+    full, file = tmp_path / "full", tmp_path / "file"
+    full.mkdir()
+    (full / "x").write_text("mine")
+    file.write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr("nuriwake.api.check_data", never)
+        for option, place, message in (
+            ("--fix", full, "already exists"),
+            ("--fix", data / "fixed", "lies outside of the data set"),
+            ("--fix", file / "copy", "nothing can be written there"),
+            ("--report", file / "check.html", "nothing can be written there"),
+            ("--report", full, "this is a folder"),
+        ):
+            assert run(["check", str(data), option, str(place), "--workers", "1"]) == 2
+            assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "shapes"]
+    assert (full / "x").read_text() == "mine"
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_findings_are_told_whatever_becomes_of_the_report(data, tmp_path, capsys, monkeypatch, json_too):
+    """Exit code 1 is for data that harm: clean data with a full disk end with 2, and nothing that was found is lost."""
+
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device", "check.html")
+
+    monkeypatch.setattr("nuriwake.api.report_check", full)
+    arguments = ["check", str(data), "--workers", "1", "--report", str(tmp_path / "check.html")]
+    assert run([*arguments, *(["--json"] if json_too else [])]) == 2
+    caught = capsys.readouterr()
+    assert "check.html: No space left on device." in caught.err
+    if json_too:
+        plain = json.loads(caught.out)
+        assert plain["images"] == 9
+        assert plain["error"] == "check.html: No space left on device."
+    else:
+        assert "9 images" in caught.out
+
+
+def test_json_says_why_data_cannot_be_opened(tmp_path, capsys):
+    assert run(["check", str(tmp_path / "nowhere"), "--json"]) == 2
+    assert "no such folder" in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_names_from_files_are_escaped(tmp_path):
     for name in ("<b>a", "b", "c", "d"):
         for folder in ("images", "masks"):

@@ -179,6 +179,32 @@ def test_a_mask_elsewhere_on_the_map_is_refused(tmp_path, other):
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_masks_of_float_with_nan_for_nodata_are_refused_by_what_they_hold(tmp_path, count):
+    """GIS writes them so: as many NaN as masks were different values, and one was no whole number."""
+    for i in range(count):
+        tiff(tmp_path / "images" / f"{i}.tif", picture(seed=i))
+        tiff(tmp_path / "masks" / f"{i}.tif", blobs(i).astype(np.float32), nodata=float("nan"))
+    with pytest.raises(UserError, match="a mask holds whole numbers, found float32"):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize("transform", [(0, 0, 5, 0, 0, 7), (1, 2, 5, 2, 4, 7), (float("nan"), 0, 5, 0, -1, 7)])
+def test_a_georeference_without_an_area_is_refused(tmp_path, transform):
+    place = ("EPSG:32654", rasterio.Affine(*transform))
+    for kind, bands in (("images", picture()), ("masks", blobs())):
+        tiff(tmp_path / kind / "a.tif", bands, place)
+    with pytest.raises(UserError, match=r"a\.tif: its georeference .* gives pixels no area on the map"):
+        open_data(tmp_path, format="geotiff")
+
+
+def test_more_numbers_than_16_bits_name_the_way(tmp_path):
+    tiff(tmp_path / "images" / "a.tif", picture())
+    tiff(tmp_path / "masks" / "a.tif", np.linspace(0, 70000, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint32))
+    with pytest.raises(UserError, match=r"found 0\.\.70000; more objects than that are read from their polygons"):
+        open_data(tmp_path)
+
+
 def test_masks_that_differ_in_nodata_are_refused(tmp_path):
     folder(tmp_path)
     tiff(tmp_path / "masks/t1.tif", blobs(), nodata=255)

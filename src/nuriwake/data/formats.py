@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import lookup
-from nuriwake.data.coco_files import content
+from nuriwake.data.annotation_files import ANNOTATION_SUFFIXES, format_of_annotations, place_of_annotations
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.description import DataDescription, Format, read_description
 from nuriwake.data.yolo import is_yolo_yaml
@@ -35,7 +36,7 @@ def open_data(
     val_share: float = 0.2,
     seed: int = 0,
 ) -> DataSet:
-    """The data set at `path`: a folder or an annotation file (.json), whose format is recognised, or a YAML file.
+    """The data set at `path`: a folder or an annotation file (.json, .geojson, .xml), whose format is recognised, or a YAML file.
 
     What the YAML file may say is in `DataDescription`.
 
@@ -47,29 +48,52 @@ def open_data(
         UserError: nothing there, no format fits or more than one, or the format's own complaints.
     """
     path = Path(path)
-    description = DataDescription()
+    home = find_home(path, format)
+    try:
+        data = _format(home.format).open(home.root, _complete(home.description, val_share, seed))
+    except UserError as error:
+        if not path.is_file() or str(home.root) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+    return replace(data, notes=(*home.notes, *data.notes)) if home.notes else data
+
+
+class Home(NamedTuple):
+    """What a path that stands for a data set means: its folder, what is said of it, its format, and notes to print."""
+
+    root: Path
+    description: DataDescription
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def find_home(path: Path, format: str | None = None) -> Home:  # noqa: A002
+    """Folder and format of the data set at `path`, which nothing is read of but what tells them.
+
+    Raises:
+        UserError: nothing there, a YAML description that is wrong, no format fits or more than one.
+    """
+    description, notes, told = DataDescription(), (), format
     root = path
-    if path.is_file() and path.suffix.lower() in (".yaml", ".yml") and is_yolo_yaml(path):
-        root, description = path.parent, replace(description, format="yolo")
-    elif path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+    suffix = path.suffix.lower() if path.is_file() else ""
+    if suffix in (".yaml", ".yml") and is_yolo_yaml(path):
+        root, told = path.parent, format or "yolo"
+    elif suffix in (".yaml", ".yml"):
         description = read_description(path)
-        root = description.root or path.parent
-    elif path.is_file() and path.suffix.lower() == ".json":
-        root = _home(path)
-        description = replace(description, annotations=path.relative_to(root).as_posix())
+        root, told = description.root or path.parent, format or description.format
+    elif suffix in ANNOTATION_SUFFIXES:
+        place = place_of_annotations(path, format)
+        root, notes = place.root, place.notes
+        if place.alone:
+            description = replace(description, annotations=path.relative_to(root).as_posix())
+        told = format or place.format
     if not root.exists():
         raise UserError(f"{root}: there is no such folder.")
     if not root.is_dir():
         raise UserError(
-            f"{root}: a data set is a folder, a YAML file (.yaml) or an annotation file (.json), found another file."
+            f"{root}: a data set is a folder, a YAML file (.yaml) or an annotation file (.json, .geojson, .xml), found another file."
         )
-    name = format or description.format or _recognised(root, description)
-    try:
-        return _format(name).open(root, _complete(description, val_share, seed))
-    except UserError as error:
-        if not path.is_file() or str(root) in str(error):
-            raise
-        raise UserError(f"{path}: {error}") from error
+    return Home(root, description, told or _recognised(root, description), notes)
 
 
 def recognise(root: Path) -> dict[str, str]:
@@ -98,25 +122,14 @@ def _recognised(root: Path, description: DataDescription) -> str:
     return next(iter(fitting))
 
 
-def _home(path: Path) -> Path:
-    """The folder of the data set that the annotation file `path` belongs to."""
-    above = path.parent.parent
-    cityscapes = path.stem.startswith("cityscapes_panoptic_") and (above / "leftImg8bit").is_dir()
-    return above if cityscapes or path.parent.name.lower() == "annotations" else path.parent
-
-
 def _by_annotations(root: Path, description: DataDescription) -> str:
     given = description.annotations
     first = next(iter(given.values()), "") if isinstance(given, Mapping) else given or ""
     path = root / first
     path = next(iter(sorted(path.glob("*.json"))), path) if path.is_dir() else path
-    names = {"instances": "coco", "panoptic": "coco_panoptic"}
-    kind = content(path)
-    if kind is None:
-        what = "it holds neither 'segmentation' nor 'segments_info'" if path.is_file() else "there is no such file"
-        raise UserError(f"{path}: this is no annotation file of COCO's kind: {what}.")
-    # Cityscapes' panoptic files are COCO's, but for the images' names in them.
-    return "cityscapes" if kind == "panoptic" and (root / "leftImg8bit").is_dir() else names[kind]
+    if not path.is_file():
+        raise UserError(f"{path}: this is no annotation file: there is no such file.")
+    return format_of_annotations(path, root)
 
 
 def _refuse_cut_json(root: Path) -> None:

@@ -136,12 +136,13 @@ def read_place(path: Path) -> Place:
     """The georeference of the image at `path`, sidecar files (world file, .aux.xml) included.
 
     Raises:
-        UserError: rasterio is not installed, or GDAL cannot read the file.
+        UserError: rasterio is not installed, GDAL cannot read the file, or its pixels have no area on the map.
     """
     rasterio = geo_library()
     try:
         with opened(path) as file:
             transform = tuple(file.transform)[:6]
+            _refuse_flat(path, transform)
             flags = [flag.name for flag in file.mask_flag_enums[0]]
             return Place(
                 None if file.transform == rasterio.Affine.identity() and not file.crs else transform,
@@ -154,6 +155,17 @@ def read_place(path: Path) -> Place:
         raise UserError(
             f"{path}: this cannot be read as a GeoTIFF ({error}); the file is damaged, cut off, or something else."
         ) from error
+
+
+def _refuse_flat(path: Path, transform: tuple[float, ...]) -> None:
+    """Raises UserError for a transform that no pixel can be found again by."""
+    a, b, _, d, e, _ = transform
+    area = a * e - b * d
+    if not (np.isfinite(transform).all() and np.isfinite(area) and area != 0):
+        raise UserError(
+            f"{path}: its georeference {transform} gives pixels no area on the map; write the right one (gdal_edit.py -a_ullr), or "
+            "take it out (gdal_edit.py -unsetgt)."
+        )
 
 
 @contextmanager

@@ -174,7 +174,8 @@ def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(f"{path}: a mask holds whole numbers, found {array.dtype}; save it as 8 or 16 bit.")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
-        raise UserError(f"{path}: mask values must lie in 0..65535, found {low}..{high}.")
+        so = "; more objects than that are read from their polygons (polygons/NAME.geojson, --format geotiff)"
+        raise UserError(f"{path}: mask values must lie in 0..65535, found {low}..{high}{so * (low >= 0)}.")
     return array.astype(np.uint16)
 
 

@@ -269,3 +269,18 @@ def test_folders_of_layers(tmp_path):
     copy, _ = fix(root)
     assert kinds(copy) == set()
     assert unlike(root, copy) == {"images/s0.png", "masks/road/s0.png", "masks/tree/s0.png"}
+
+
+def test_blank_images_stay_where_one_image_is_in_two_splits(folder):
+    """They are alike without being one image; as soon as one real image was in two splits, they were left out with it."""
+    blank = np.full((*SIZE, 3), 7, np.uint8)
+    for split in ("train", "val"):
+        write(folder / "images" / split / f"blank_{split}.png", blank)
+        write(folder / "masks" / split / f"blank_{split}.png", labels(1))
+        write(folder / "images" / split / f"twin_{split}.png", picture(50))
+        write(folder / "masks" / split / f"twin_{split}.png", labels(2))
+    copy, text = fix(folder)
+    assert "1 sample left out, that val or test has too." in text
+    assert "image_blank (2)" in text
+    assert (copy / "images" / "train" / "blank_train.png").is_file()
+    assert not (copy / "images" / "train" / "twin_train.png").exists()

@@ -12,6 +12,7 @@ CHECKS: dict[str, Check] = {
     "mask_unreadable": files.mask_unreadable,
     "truth_unreadable": files.truth_unreadable,
     "exif_rotation": files.exif_rotation,
+    "exif_undecided": files.exif_undecided,
     "exif_present": files.exif_present,
     "format_differs": files.format_differs,
     "image_missing": files.image_missing,

@@ -1,6 +1,7 @@
 """Findings about files: missing, unreadable, cut off, of another format than they say, turned."""
 
 from nuriwake.data.check.finding import Finding, some
+from nuriwake.data.check.looking import Facts
 from nuriwake.data.check.survey import Survey, told
 
 unreadable = told(
@@ -83,9 +84,8 @@ refused = told(
 
 
 def exif_present(survey: Survey) -> Finding | None:
-    """Images with an EXIF orientation that the truth follows."""
-    wrong = {problem.sample for problem in survey.problems.get("exif_rotation", [])}
-    found = [f for f in survey.facts if f.header is not None and f.header.orientation != 1 and f.name not in wrong]
+    """Images with an EXIF orientation that the truth follows: a quarter turn that its sizes follow, too."""
+    found = _turned(survey, decided=True)
     if not found:
         return None
     return Finding(
@@ -95,3 +95,35 @@ def exif_present(survey: Survey) -> Finding | None:
         what=f"{len(found):,} [image carries an EXIF orientation, and its|images carry an EXIF orientation, and their] truth fits.",
         samples=tuple(f.name for f in found[:10]),
     )  # fmt: skip
+
+
+def exif_undecided(survey: Survey) -> Finding | None:
+    """Images with an EXIF orientation of which the sizes do not tell whether the truth follows it."""
+    found = _turned(survey, decided=False)
+    if not found:
+        return None
+    return Finding(
+        "exif_undecided", "doubtful", len(found), some([f.image for f in found]),
+        "The image is turned upright when it is read; truth that was drawn on the pixels as they are stored lies across it then, and "
+        "the sizes do not tell (the image is square, the turn is by 180 degrees or a mirror, or the truth says no size).",
+        "Look at these images with their masks in the report (--report); where they do not fit, turn the pixels upright and remove "
+        "the EXIF tag (exiftran -ai, mogrify -auto-orient), or draw the truth again.",
+        what=f"{len(found):,} [image carries an EXIF orientation, and it cannot be told whether its|images carry an EXIF orientation, "
+        "and it cannot be told whether their] truth follows it.",
+        samples=tuple(f.name for f in found[:10]),
+    )  # fmt: skip
+
+
+def _turned(survey: Survey, *, decided: bool) -> list[Facts]:
+    """Images with an EXIF orientation whose truth is not known to be wrong: those whose sizes tell that it fits, or the others."""
+    wrong = {problem.sample for problem in survey.problems.get("exif_rotation", [])}
+    found: list[Facts] = []
+    for facts in survey.facts:
+        header = facts.header
+        if header is None or header.orientation == 1 or facts.name in wrong:
+            continue
+        quarter = header.orientation >= 5 and header.size[0] != header.size[1]
+        # YOLO's coordinates are shares of the sides: they fit any size.
+        if (quarter and survey.listing.format != "yolo") == decided:
+            found.append(facts)
+    return found

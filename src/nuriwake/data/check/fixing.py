@@ -116,20 +116,24 @@ def dropped(survey: Survey) -> dict[str, str]:
     for entry in survey.listing.entries:
         if any(path.with_suffix("") in ambiguous for path in (entry.image, *entry.masks)):
             found[entry.name] = LEFT_OUT["name_twice"]
-    # What is in train and elsewhere too leaves train.
-    elsewhere = {facts.digest for facts in survey.facts if facts.split != "train" and facts.digest}
+    # What is in train and elsewhere too leaves train; pictures of one value are alike without being the same.
+    blank = _blank(survey)
+    told = [facts for facts in survey.facts if facts.digest and facts.name not in blank]
+    elsewhere = {facts.digest for facts in told if facts.split != "train"}
     if _found(survey, "same_image"):
-        found |= {
-            facts.name: ELSEWHERE for facts in survey.facts if facts.split == "train" and facts.digest in elsewhere
-        }
+        found |= {facts.name: ELSEWHERE for facts in told if facts.split == "train" and facts.digest in elsewhere}
     return {**found, **_copies(survey)}
+
+
+def _blank(survey: Survey) -> set[str]:
+    return {problem.sample for problem in survey.problems.get("image_blank", [])}
 
 
 def _copies(survey: Survey) -> dict[str, str]:
     """Samples whose image and truth stand in the same split before. With another truth, one would have to be chosen."""
     first: dict[tuple[str, bytes], int] = {}
     found: dict[str, str] = {}
-    blank = {problem.sample for problem in survey.problems.get("image_blank", [])}
+    blank = _blank(survey)
     for row, (entry, facts) in enumerate(zip(survey.listing.entries, survey.facts, strict=True)):
         if facts.digest and entry.name not in blank:
             before = first.setdefault((facts.split, facts.digest), row)

@@ -10,15 +10,13 @@ from nuriwake.data.assembly import BY_HASH, DEFAULT_SEED, DEFAULT_VAL_SHARE, spl
 from nuriwake.data.check.entry import Entry, Listing
 from nuriwake.data.check.finding import Problem
 from nuriwake.data.classes import ClassList, find_classes
-from nuriwake.data.coco_files import content
 from nuriwake.data.dataset import DataSet
-from nuriwake.data.description import DataDescription, read_description
-from nuriwake.data.formats import open_data, recognise
+from nuriwake.data.description import DataDescription
+from nuriwake.data.formats import find_home, open_data
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.layout import find_layout, pair
 from nuriwake.data.splitting import split_names
 from nuriwake.data.voc import VOC_CLASSES
-from nuriwake.data.yolo import is_yolo_yaml
 
 
 def list_data(path: Path, format: str | None = None) -> Listing:  # noqa: A002 (the contract's word)
@@ -39,7 +37,7 @@ def list_data(path: Path, format: str | None = None) -> Listing:  # noqa: A002 (
 def _list(path: Path, format: str | None) -> Listing:  # noqa: A002
     from nuriwake.data.check.listing_coco import list_coco, list_panoptic
 
-    root, description, name = _place(path, format)
+    root, description, name, _ = find_home(path, format)
     if description.splits or description.multi_label:
         return list_opened(open_data(path, format=format))  # what is described by hand is read as described
     readers = {"mask_folder": list_folder, "voc": list_voc, "coco": list_coco, "coco_panoptic": list_panoptic}
@@ -143,33 +141,6 @@ def with_splits(listing: Listing, description: DataDescription) -> Listing:
         for entry in listing.entries
     )
     return replace(listing, entries=entries, splits_given=False)
-
-
-def _place(path: Path, format: str | None) -> tuple[Path, DataDescription, str]:  # noqa: A002
-    description, root = DataDescription(), path
-    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
-        if is_yolo_yaml(path):
-            return path, description, "yolo"
-        description = read_description(path)
-        root = description.root or path.parent
-    elif path.is_file() and path.suffix.lower() == ".json":
-        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
-        description = replace(description, annotations=path.relative_to(root).as_posix())
-        kind = content(path)
-        if kind is None and format is None:
-            raise UserError(f"{path}: this is no annotation file of COCO's kind.")
-        format = format or {"instances": "coco", "panoptic": "coco_panoptic"}[kind or "instances"]  # noqa: A001
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; a data set is a folder, a YAML file or an annotation file.")
-    name = format or description.format
-    if name is None and description.images and description.masks:
-        name = "mask_folder"
-    if name is None:
-        fitting = recognise(root)
-        if len(fitting) != 1:
-            open_data(path)  # says what does not fit, or which formats to choose from
-        name = next(iter(fitting))
-    return root, description, name
 
 
 def _files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
