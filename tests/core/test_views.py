@@ -80,6 +80,13 @@ def test_segments_as_classes_and_things():
     assert things.ids.tolist() == [3, 1]
 
 
+def test_void_between_things_alone_is_background_where_there_is_one():
+    ids = np.array([[1, 2], [0, 2]], np.int32)
+    target = Panoptic(ids, np.array([1, 2], np.int32), np.array([0, 1], np.int32), THINGS)
+    assert semantic_view(target, semantic_space(THINGS)).labels.tolist() == [[1, 2], [0, 2]]
+    assert semantic_view(target).labels.tolist() == [[0, 1], [255, 1]]
+
+
 def test_classes_are_found_by_name_in_a_given_space():
     ids = np.array([[1, 2], [0, 3]], np.int32)
     target = Panoptic(ids, np.array([3, 1, 2], np.int32), np.array([2, 0, 1], np.int32), MIXED)

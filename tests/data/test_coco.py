@@ -273,6 +273,23 @@ def test_what_is_accepted_and_said(tmp_path):
     assert "1 crowd annotations are polygons, where COCO has run lengths (id 4)" in text
 
 
+@pytest.mark.parametrize("area", [-5, float("inf")])
+def test_areas_that_none_can_have_are_taken_from_the_masks(tmp_path, area):
+    data = open_data(save(tmp_path, document([annotation(5, area=area), annotation(6)])))
+    found = targets(data)["a"]
+    assert found.areas.tolist() == [float(found.masks.areas()[0]), 65.125]
+    assert any(
+        "1 areas are negative or infinite (id 5); they are taken from the masks instead" in note for note in data.notes
+    )
+
+
+@pytest.mark.parametrize("box", [[float("inf"), 0, 5, 5], [1e39, 0, 5, 5], [0, 0, 5, 1e39]])
+def test_boxes_that_are_not_finite_are_named(tmp_path, box):
+    message = r"instances_train2017\.json: annotations\[1\] \(id 5\): the field 'bbox' is finite numbers of pixels"
+    with pytest.raises(UserError, match=message):
+        open_data(save(tmp_path, document([annotation(4), annotation(5, bbox=box)])))
+
+
 def test_numbers_are_those_that_python_reads(tmp_path):
     odd = ["0.1", "1e3", "-0", "123456789.123456789", "2765.1486500000005", "1E-7", "5e-324", "9007199254740993", "1.0"]
     text = json.dumps(document([annotation(i) for i in range(len(odd))])).replace("65.125", "{}").split("{}")
@@ -339,7 +356,7 @@ def test_missing_images_are_listed_and_others_are_said(tmp_path):
     (tmp_path / "data.yaml").write_text("unpaired: skip\n")
     data = open_data(tmp_path / "data.yaml")
     assert sum(map(len, data.splits.values())) == 1
-    assert any("1 images in train2017/ are not in instances_train2017.json" in note for note in data.notes)
+    assert any("1 image in train2017/ is not in instances_train2017.json" in note for note in data.notes)
     (tmp_path / "images/train2017/a.png").unlink()
     with pytest.raises(UserError, match=r"its images \(such as 'b\.png'\) were not found in"):
         open_data(tmp_path)
@@ -403,6 +420,7 @@ def test_written_and_read_back(tmp_path):
     assert all(path.is_file() for path in written.files)
     again = open_data(tmp_path / "two")
     assert again.space == data.space
+    assert again.space.ids == data.space.ids == (3, 17, 90)
     for name, target in targets(data).items():
         same(target, targets(again)[name])
     with pytest.raises(UserError, match="already exists"):

@@ -180,6 +180,28 @@ def test_a_category_that_is_thing_here_and_stuff_there(tmp_path):
         open_data(tmp_path)
 
 
+def test_a_category_that_only_another_file_lists_and_stuff_in_two_segments_are_said(tmp_path):
+    save(tmp_path, categories=CATEGORIES[:2])
+    assert not any("only another file" in note for note in open_data(save(tmp_path / "whole")).notes)
+    twice = [segment(3226956, 92), segment(255, 1), segment(70000, 92), segment(5, 7)]
+    notes = open_data(save(tmp_path, split="val2017", segments=twice)).notes
+    assert any(
+        "panoptic_train2017.json: 2 segments have a category that only another file lists (7)" in n for n in notes
+    )
+    assert any(
+        "panoptic_val2017.json: 2 images have several segments of one class of stuff, of which COCO has one each (b.jpg, a.jpg)"
+        in n
+        for n in notes
+    )
+    assert sum("several segments" in note for note in notes) == 1
+
+
+def test_a_split_without_a_segment_is_no_split_less(tmp_path):
+    save(tmp_path)
+    save(tmp_path, split="val2017", annotations=[])
+    assert any("panoptic_val2017.json: 2 images have no annotation" in note for note in open_data(tmp_path).notes)
+
+
 def test_png_files_that_are_missing(tmp_path):
     save(tmp_path)
     (tmp_path / "annotations/panoptic_train2017/a.png").unlink()

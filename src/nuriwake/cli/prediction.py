@@ -18,7 +18,8 @@ from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.serial import to_plain
 from nuriwake.core.targets import SemanticMap, Target, label_files
-from nuriwake.data.coco_write import coco_results, image_identifiers
+from nuriwake.data.coco_ids import ImageIds, image_ids
+from nuriwake.data.coco_write import coco_results
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
 from nuriwake.data.nifti_address import volume_name
@@ -93,7 +94,8 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
     results: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     told: list[str] = []
-    samples = _predicted(predictor, images, wanted, entries=entries, results=results, told=told)
+    ids = image_ids(images) if predictor.task == "instance" else None
+    samples = _predicted(predictor, images, wanted, ids=ids, entries=entries, results=results, told=told)
     try:
         if wanted.to is None:
             for _ in samples:
@@ -104,10 +106,12 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
             ).notes
     finally:
         if entries:
-            about = {"model": str(wanted.source), "classes": to_plain(predictor.answers), "images": entries}
-            write_json(wanted.out / "predictions.json", about)
-        if predictor.task == "instance" and entries:
+            about = {"model": str(wanted.source), "classes": to_plain(predictor.answers)}
+            about |= _numbering(predictor.answers, ids) if ids is not None else {}
+            write_json(wanted.out / "predictions.json", {**about, "images": entries})
+        if ids is not None and entries:
             write_json(wanted.out / "coco_results.json", results)
+            told.append(f"coco_results.json: {'; '.join(_numbering(predictor.answers, ids)['coco_results'].values())}.")
     return len(entries), (*notes, *told)
 
 
@@ -116,13 +120,14 @@ def _predicted(
     images: Mapping[str, Path],
     wanted: Wanted,
     *,
+    ids: ImageIds | None,
     entries: list[dict[str, Any]],
     results: list[dict[str, Any]],
     told: list[str],
 ) -> Iterator[Sample]:
     """Image by image, written and listed in `entries` and `results` before it is handed on; volumes slice by slice."""
-    categories = {name: label + 1 for label, name in enumerate(predictor.answers.names)}
-    numbers = image_identifiers(list(images))
+    categories = category_ids(predictor.answers)
+    numbers = list(range(len(images))) if ids is None else ids.numbers
     with Bar(shown=True) as bar:
         for index, (name, file) in enumerate(images.items()):
             bar.show(index / len(images), file.name, doing="predict")
@@ -148,6 +153,20 @@ def _predicted(
                 results += coco_results([(numbers[index], prediction)], categories)
             entries.append(entry)
             yield Sample(image, prediction, name=name, source=file)
+
+
+def category_ids(space: LabelSpace) -> dict[str, int]:
+    """Class name -> the category id that the data set had for it; 1, 2, ... where it had none."""
+    return dict(zip(space.names, space.ids or range(1, len(space) + 1), strict=True))
+
+
+def _numbering(space: LabelSpace, ids: ImageIds) -> dict[str, dict[str, Any]]:
+    """What predictions.json says of the ids in coco_results.json."""
+    origin = "those of the data that the model was trained on" if space.ids else "1, 2, ... in the order of the classes"
+    return {
+        "category_ids": category_ids(space),
+        "coco_results": {"image_ids": f"image ids are {ids.origin}", "category_ids": f"category ids are {origin}"},
+    }
 
 
 def _refuse_overwriting(images: Mapping[str, Path], out: Path, space: LabelSpace) -> None:

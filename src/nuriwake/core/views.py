@@ -38,15 +38,15 @@ def instance_space(space: LabelSpace) -> LabelSpace:
         )
     if len(kept) == len(space):
         return space
-    names, colours = tuple(space.names[index] for index in kept), tuple(space.colours[index] for index in kept)
-    return LabelSpace(names, (True,) * len(kept), colours)
+    return space.part(kept)
 
 
 def semantic_view(target: Target, space: LabelSpace | None = None) -> SemanticMap:
     """The class of every pixel.
 
-    Objects become their class (crowds too) on background, larger ones first, so that small ones stay on top; void segments
-    become `IGNORE`. Scores are dropped.
+    Objects become their class (crowds too) on background, larger ones first, so that small ones stay on top. Void becomes
+    `IGNORE`; where all classes of the segments are things and `space` has a background, it becomes that: void is then all
+    that is no object, and without it nothing would teach or judge the background. Scores are dropped.
 
     Args:
         target: any; a map of classes is what it is.
@@ -61,7 +61,8 @@ def semantic_view(target: Target, space: LabelSpace | None = None) -> SemanticMa
         names, wanted = _classes(target.space, space or target.space)
         order = np.argsort(target.segment_ids)
         labels = names[target.labels[order]].astype(np.uint8)
-        return SemanticMap(rename_ids(target.ids, target.segment_ids[order], labels, IGNORE), wanted)
+        void = 0 if wanted.has_background and all(target.space.things) and not target.space.has_background else IGNORE
+        return SemanticMap(rename_ids(target.ids, target.segment_ids[order], labels, void), wanted)
     names, wanted = _classes(target.space, space or _with_background(target.space))
     if not wanted.has_background:
         raise UserError(
@@ -157,6 +158,11 @@ def _with_background(space: LabelSpace) -> LabelSpace:
     name = BACKGROUND
     while name in space.names:
         name += "_"
+    free = 0 if 0 not in space.ids else max(space.ids) + 1
     return replace(
-        space, names=(name, *space.names), things=(False, *space.things), colours=((0, 0, 0), *space.colours)
+        space,
+        names=(name, *space.names),
+        things=(False, *space.things),
+        colours=((0, 0, 0), *space.colours),
+        ids=(free, *space.ids) if space.ids else (),
     )

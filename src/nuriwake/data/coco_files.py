@@ -288,6 +288,7 @@ def category_space(path: Path, categories: Sequence[Category], things: Sequence[
             tuple(category.name for category in categories),
             tuple(things),
             colours if len(colours) == len(categories) else (),
+            ids=tuple(category.id for category in categories),
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -99,7 +99,7 @@ def read_coco(path: Path) -> CocoFile:
     crowd = _flags(table)
     _check_kinds(table, ids, crowd, notes)
     boxes = _boxes(table, ids, notes)
-    areas = table.numbers("area", default=np.nan)
+    areas = _areas(table, ids, notes)
     places = table.places("segmentation")
     index = CocoIndex(
         path,
@@ -232,12 +232,28 @@ def _boxes(table: JsonTable, ids: np.ndarray, notes: list[str]) -> np.ndarray:
             f"{table.who(row)}: the field 'bbox' is [left, top, width, height], found a negative width or height: "
             f"{boxes[row].tolist()}."
         )
+    # Of float32, in which boxes are kept; NaN stands for no box.
+    beyond = np.abs(boxes) > np.finfo(np.float32).max / 2
+    for row in np.flatnonzero(beyond.any(axis=1)).tolist():
+        raise UserError(f"{table.who(row)}: the field 'bbox' is finite numbers of pixels, found {boxes[row].tolist()}.")
     flat = np.flatnonzero((boxes[:, 2:] == 0).any(axis=1))
     if len(flat):
         notes.append(f"{len(flat)} boxes have no area ({_some(ids, flat)}); they are taken from the masks instead.")
         boxes[flat] = np.nan
     boxes[:, 2:] += boxes[:, :2]
     return boxes.astype(np.float32)
+
+
+def _areas(table: JsonTable, ids: np.ndarray, notes: list[str]) -> np.ndarray:
+    """float64; an area that none can have becomes NaN and is noted: AP leaves out objects by it, the true ones, too."""
+    areas = table.numbers("area", default=np.nan)
+    wrong = np.flatnonzero((areas < 0) | np.isinf(areas))
+    if len(wrong):
+        notes.append(
+            f"{len(wrong)} areas are negative or infinite ({_some(ids, wrong)}); they are taken from the masks instead."
+        )
+        areas[wrong] = np.nan
+    return areas
 
 
 def _some(ids: np.ndarray, rows: np.ndarray) -> str:

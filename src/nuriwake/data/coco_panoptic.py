@@ -156,6 +156,7 @@ def open_coco_panoptic(root: Path, description: DataDescription) -> DataSet:
     category_ids = np.array([category.id for category in categories])
     parts: list[tuple[AnnotationFile, list[Record]]] = []
     for number, (file, item) in enumerate(zip(found, read, strict=True)):
+        notes += _segment_notes(item, categories)
         images = locate_images(root, file, item.names, description.images)
         keep = [(i, path) for i, path in kept_images(file.path, item.names, images, description, notes) if item.pngs[i]]
         bare = sum(png == "" for png in item.pngs)
@@ -259,6 +260,29 @@ def labelled(index: PanopticIndex, category_ids: np.ndarray, labels: np.ndarray)
     places = np.minimum(np.searchsorted(category_ids, index.categories), len(category_ids) - 1)
     labels = np.where(category_ids[places] == index.categories, labels[places], -1).astype(np.int32)
     return PanopticIndex(index.path, index.offsets, index.ids, labels, index.categories, index.crowd, index.areas)
+
+
+def _segment_notes(item: PanopticFile, categories: Sequence[Category]) -> list[str]:
+    """What is odd about the segments of a file and yet has a meaning."""
+    index, notes = item.index, list[str]()
+    own = [category.id for category in item.categories]
+    others = [category.id for category in categories if category.id not in own]
+    strange = np.isin(index.categories, others)
+    if strange.any():
+        notes.append(
+            f"{index.path.name}: {int(strange.sum())} segments have a category that only another file lists "
+            f"({listed(_texts(np.unique(index.categories[strange])))})."
+        )
+    stuff = ~index.crowd & np.isin(index.categories, [category.id for category in categories if not category.thing])
+    owners = np.repeat(np.arange(len(index.offsets) - 1), np.diff(index.offsets))
+    pairs, counts = np.unique(np.stack([owners, index.categories])[:, stuff], axis=1, return_counts=True)
+    images = np.unique(pairs[0, counts > 1])
+    if len(images):
+        notes.append(
+            f"{index.path.name}: {len(images)} images have several segments of one class of stuff, of which COCO has one each "
+            f"({listed([item.names[image] for image in images.tolist()], most=3)}); panoptic quality asks for every one of them."
+        )
+    return notes
 
 
 def _png_folder(root: Path, file: AnnotationFile, item: PanopticFile, description: DataDescription) -> Path:

@@ -16,9 +16,7 @@ from nuriwake.core.targets import SemanticMap
 
 def region_space(space: LabelSpace) -> LabelSpace:
     """The classes of `space` but its background, all of them things."""
-    first = int(space.has_background or space.binary)
-    names = space.names[first:]
-    return LabelSpace(names, (True,) * len(names), space.colours[first:])
+    return space.part(range(int(space.has_background or space.binary), len(space)))
 
 
 def with_regions(samples: Iterable[Sample], space: LabelSpace) -> Iterator[Sample]:

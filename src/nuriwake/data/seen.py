@@ -78,8 +78,7 @@ def countable(space: LabelSpace) -> LabelSpace:
     """The things of `space`; all of it where it has no things."""
     if all(space.things) or not any(space.things):
         return space
-    rows = [i for i, thing in enumerate(space.things) if thing]
-    return LabelSpace(tuple(space.names[i] for i in rows), (True,) * len(rows), tuple(space.colours[i] for i in rows))
+    return space.part([label for label, thing in enumerate(space.things) if thing])
 
 
 def _who(sample: Sample) -> str:

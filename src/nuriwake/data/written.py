@@ -29,7 +29,7 @@ class WriteSettings:
         polygons: outlines in place of run lengths, where a format has both; along the edges of pixels, they lose nothing.
         tolerance: pixels that outlines may stray for having fewer points, in formats of one outline or more per object; the
             loss is measured and noted.
-        category_ids: of the classes in order, in formats that number them; by default 1, 2, ...
+        category_ids: of the classes in order, in formats that number them; by default those of the label space, else 1, 2, ...
         regions: the connected regions of label maps are the objects, in formats of objects and segments; else maps of things are
             refused there.
     """
@@ -43,7 +43,7 @@ class WriteSettings:
 
     def numbers(self, space: LabelSpace) -> tuple[int, ...]:
         """The category id of every class. Raises UserError when `category_ids` are not as many, or repeat."""
-        ids = self.category_ids or tuple(range(1, len(space) + 1))
+        ids = self.category_ids or space.ids or tuple(range(1, len(space) + 1))
         if len(set(ids)) != len(space):
             raise UserError(f"category_ids: expected {len(space)} different numbers, one per class, found {list(ids)}.")
         return ids

@@ -29,4 +29,18 @@ def viewed(data: DataSet, task: Task) -> DataSet:
         space = task.space(data.space)
     except UserError as error:
         raise UserError(f"{data.root}: the data do not do for the task '{task.name}'. {error}") from error
-    return replace(data, space=space, reader=ViewedTarget(data.reader, task.view, space))
+    notes = (*data.notes, *_void_notes(data.space, task))
+    return replace(data, space=space, reader=ViewedTarget(data.reader, task.view, space), notes=notes)
+
+
+def _void_notes(space: LabelSpace, task: Task) -> tuple[str, ...]:
+    if not all(space.things) or not space.exclusive:
+        return ()
+    if task.name == "panoptic":
+        return (
+            "None of the classes is stuff: what is no object is void, which panoptic quality does not judge, so that objects "
+            "invented there cost nothing; --task instance judges them.",
+        )
+    if task.name == "semantic":
+        return ("None of the classes is stuff: what is no object is background.",)
+    return ()

@@ -128,6 +128,7 @@ def read_checkpoint(
     model = _filled(spec, fitted, contents)
     preprocessing, told = _preprocessing(source, spec, contents)
     space, origin = _space(source, spec, contents, classes)
+    space = class_lists.with_ids(space)
     space, counted = _with_things(source, spec, space, things)
     notes = (*source.notes, *told)
     used = len(contents.arrays) + len(contents.others) - len(fitted.left_out)

@@ -1,6 +1,7 @@
 """Names of the classes of well-known data sets, in the order of the labels that published weights were trained on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
@@ -72,6 +73,24 @@ CLASS_LISTS: dict[tuple[str, int], tuple[str, ...]] = {
 }
 """(data set, number of classes) -> names. COCO's 54 are its 53 kinds of stuff behind one class for all things; its 133 are
 the 80 things and this stuff, as its panoptic task has them. The 100 and 8 are the things of the other two, in their order."""
+
+_COCO_LEFT_OUT = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
+_COCO_STUFF_IDS = """92 93 95 100 107 109 112 118 119 122 125 128 130 133 138 141 144 145 147 148 149 151 154 155 156 159 161 166
+168 171 175 176 177 178 180 181 184 185 186 187 188 189 190 191 192 193 194 195 196 197 198 199 200"""
+
+COCO_IDS = (
+    *(number for number in range(1, 91) if number not in _COCO_LEFT_OUT),
+    *(int(number) for number in _COCO_STUFF_IDS.split()),
+)
+"""The category ids of COCO's 133 panoptic classes, the first 80 those of its objects: its numbers have gaps."""
+
+
+def with_ids(space: LabelSpace) -> LabelSpace:
+    """`space` with COCO's category ids where its classes are COCO's 80 or 133; else as it is."""
+    if CLASS_LISTS.get(("coco", len(space))) != space.names or len(space) not in (80, 133):
+        return space
+    return replace(space, ids=COCO_IDS[: len(space)])
+
 
 TITLES = {"voc": "Pascal VOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "coco": "COCO"}
 """What the data sets are called."""
