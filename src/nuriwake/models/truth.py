@@ -21,7 +21,8 @@ class ObjectTruth(NamedTuple):
         boxes: float32 (N, 4), xyxy in pixels of the input, half-open.
         labels: int64 (N,), 0..classes-1.
         crowd: bool (N,): a region of many objects, which is neither right nor wrong to find.
-        layers: int16 (L, H, W): 0 where there is nothing, else 1 + the index of the object; L is 0 where N is.
+        layers: int16, or int32 for more than 32,767 objects, (L, H, W): 0 where there is nothing, else 1 + the index of the
+            object; L is 0 where N is.
         layer: int64 (N,): in which of `layers` the object lies.
     """
 
