@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -149,6 +151,43 @@ def test_a_damaged_header(path, change):
     rewrite(path, change)
     with pytest.raises(UserError, match=r"bundle\.safetensors: "):
         read_bundle(path)
+
+
+def make_unet(in_channels: int, classes: int, width: int = 4) -> UNet:
+    return UNet(in_channels, classes, width=width)
+
+
+def make_anything(in_channels, classes, width=4):
+    raise AssertionError("it was called")
+
+
+@pytest.mark.parametrize("name", ["os:dup2", "os:kill", "builtins:range", f"{__name__}:make_anything", "json:dumps"])
+def test_a_name_in_a_file_calls_nothing_but_models(path, name, monkeypatch):
+    """`os:dup2` takes two numbers too, and would have closed a file of this process."""
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or import_this())
+    rewrite(path, lambda header: header | {"bundle": header["bundle"] | {"model": model_of(name, {})}})
+    with pytest.raises(
+        UserError, match=rf"bundle\.safetensors: the bundle's model '{name}' is neither a class derived"
+    ):
+        load_predictor(path)
+
+
+@pytest.mark.parametrize("name", ["nuriwake.models.unet:UNet", f"{__name__}:make_unet"])
+def test_models_of_your_own_are_loaded_by_their_path(path, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or import_this())
+    rewrite(path, lambda header: header | {"bundle": header["bundle"] | {"model": model_of(name, {"width": 4})}})
+    assert isinstance(load_predictor(path).model, UNet)
+
+
+def model_of(name, options):
+    return {"name": name, "in_channels": 3, "classes": 1, "options": options}
+
+
+def import_this():
+    """This file as a module, which pytest need not have put where imports find it."""
+    found = types.ModuleType(__name__)
+    vars(found).update(globals())
+    return found
 
 
 def test_arrays_missing_extra_or_misshapen(path):

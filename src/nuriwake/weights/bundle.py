@@ -4,12 +4,13 @@ The header's only entry of ours is `nuriwake`: JSON with the fields of `Bundle`,
 the programs that wrote it. Reading builds tensors and plain values; nothing in the file is executed.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import import_object
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.preprocessing import Preprocessing
@@ -209,7 +211,7 @@ def _predictor(
     precision: Precision = "float32",
     read: Callable[[Path], np.ndarray] | None = None,
 ) -> Predictor:
-    model = _build(bundle.model)
+    model = _build(file, bundle.model)
     load_strictly(model, state, str(file))
     return Predictor(
         model.eval(),
@@ -253,10 +255,25 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _build(spec: ModelSpec) -> Model:
+def _build(file: Path, spec: ModelSpec) -> Model:
     from nuriwake.models import build_model
 
+    if ":" in spec.name and not _makes_models(import_object(spec.name)):
+        raise UserError(
+            f"{file}: the bundle's model '{spec.name}' is neither a class derived from nuriwake's Model nor a function that is "
+            "annotated to return one; nothing else is called, since the name comes from a file."
+        )
     return build_model(spec.name, in_channels=spec.in_channels, classes=spec.classes, options=spec.options)
+
+
+def _makes_models(constructor: Any) -> bool:
+    """Whether calling it can only build a model. An import path may lead anywhere: `os:kill` takes two numbers as well."""
+    if inspect.isfunction(constructor):
+        try:
+            constructor = get_type_hints(constructor).get("return")
+        except (NameError, TypeError):
+            return False
+    return inspect.isclass(constructor) and issubclass(constructor, Model)
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
