@@ -112,6 +112,24 @@ def test_a_later_split_that_is_there_is_seen_before_the_first_is_written(tmp_pat
     assert {path for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("to", ["voc", "ade20k", "yolo", "mask_folder"])
+def test_a_split_with_other_classes_leaves_the_list_and_the_folder_as_they_are(tmp_path, to):
+    """VOC and ADE20K wrote the new list over the old one, by which the masks that were there meant something else."""
+    sample = Sample(
+        np.zeros((*SIZE, 3), np.uint8), SemanticMap(np.zeros(SIZE, np.uint8), LabelSpace(("background", "a")))
+    )
+    other = Sample(sample.image, SemanticMap(np.zeros(SIZE, np.uint8), LabelSpace(("background", "b"))), name="o")
+    for each, split in ((sample, "train"), (other, "val")):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        settings, space = WriteSettings(split=split, regions=to == "yolo"), each.target.space
+        if split == "train":
+            write_data([each], tmp_path, format=to, space=space, settings=settings)
+            continue
+        with pytest.raises(UserError, match="one list of classes, and this one has another already"):
+            write_data([each], tmp_path, format=to, space=space, settings=settings)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_images_that_are_there_are_not_overwritten(tmp_path):
     there = tmp_path / "b" / "images" / "train" / "0001.png"
     there.parent.mkdir(parents=True)

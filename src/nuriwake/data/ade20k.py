@@ -1,7 +1,7 @@
 """ADE20K scene parsing (Zhou et al. 2017): images/ and annotations/ beside objectInfo150.txt; 0 is unlabelled, class i is i + 1."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,15 @@ from nuriwake.data.layout import find_layout, image_files, pair, refuse_unpaired
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.seen import target_of
 from nuriwake.data.texts import read_text
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
+from nuriwake.data.written import (
+    ImageWriter,
+    WriteSettings,
+    Written,
+    count_note,
+    counted_notes,
+    refuse_existing,
+    refuse_other_classes,
+)
 
 CLASS_FILE = "objectInfo150.txt"
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
@@ -81,13 +89,15 @@ def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, set
     writer = ImageWriter(folder / "images" / word, settings)
     files: list[Path] = []
     notes: dict[str, int] = {}
-    classes = space
+    classes, listing = space, folder / CLASS_FILE
     for sample in samples:
         target = target_of(sample)
         seen = semantic_view(target)
         classes = seen.space
         if not classes.exclusive or len(classes) > IGNORE - 1:
             raise UserError(f"{folder}: ADE20K has one of at most {IGNORE - 1} classes per pixel.")
+        if not files:
+            refuse_other_classes(listing, _names(listing) if listing.exists() else None, _first_names(classes.names))
         if seen is not target:
             count_note(notes, "[image|images]: the map of classes does not tell objects apart, which is left behind")
         name = writer.name(sample)
@@ -95,13 +105,17 @@ def write_ade20k(samples: Iterable[Sample], folder: Path, space: LabelSpace, set
         files.append(masks / f"{name}.png")
         # 255 (ignore) wraps to 0, which is what unlabelled is here.
         write_palette_png(files[-1], seen.labels + np.uint8(1), ((0, 0, 0), *classes.colours))
-    rows = [f"{i + 1}\t0\t0\t0\t{name}\n" for i, name in enumerate(classes.names)]
-    write_text(folder / CLASS_FILE, "Idx\tRatio\tTrain\tVal\tName\n" + "".join(rows))
+    write_text(listing, _table(classes))
     texts = tuple(counted_notes(notes))
-    return Written((*files, folder / CLASS_FILE, *writer.files), (*texts, *writer.notes))
+    return Written((*files, listing, *writer.files), (*texts, *writer.notes))
 
 
 FORMAT = Format(recognise, open_ade20k, write_ade20k, holds="classes", taken=taken)
+
+
+def _table(classes: LabelSpace) -> str:
+    rows = [f"{i + 1}\t0\t0\t0\t{name}\n" for i, name in enumerate(classes.names)]
+    return "Idx\tRatio\tTrain\tVal\tName\n" + "".join(rows)
 
 
 def _home(root: Path) -> Path | None:
@@ -112,13 +126,17 @@ def _home(root: Path) -> Path | None:
 
 
 def _names(path: Path) -> tuple[str, ...]:
-    """The first name of every class, as the scene parsing challenge does; the second too where the first stands twice."""
+    """Of the classes in the table at `path`."""
     try:
         rows = [row for row in csv.reader(read_text(path).splitlines(), delimiter="\t") if row]
     except csv.Error as error:
         raise UserError(f"{path}: this is no table ({error}).") from error
     if len(rows) < 2 or any(len(row) < 5 for row in rows):
         raise UserError(f"{path}: expected tab-separated columns Idx, Ratio, Train, Val, Name.")
-    whole = [row[4] for row in rows[1:]]
+    return _first_names([row[4] for row in rows[1:]])
+
+
+def _first_names(whole: Sequence[str]) -> tuple[str, ...]:
+    """The first of the names of every class, as the scene parsing challenge does; all where the first stands twice."""
     firsts = [name.split(",")[0].strip() for name in whole]
     return tuple(name if firsts.count(first) > 1 else first for name, first in zip(whole, firsts, strict=True))

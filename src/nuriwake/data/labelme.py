@@ -65,8 +65,9 @@ class LabelmeReader:
             if label not in self.space.names:
                 raise UserError(f"{where}: the label '{label}' is none of the classes ({listed(self.space.names)}).")
             group = shape.get("group_id")
-            grouped = isinstance(group, int) and not isinstance(group, bool)
-            key = (label, "group", group) if grouped else (label, "shape", number)
+            key = (label, "shape", number)
+            if isinstance(group, int) and not isinstance(group, bool):
+                key = (label, "group", group)
             outline = _outline(shape, size, where)
             if key in groups and not (isinstance(outline, list) and isinstance(groups[key].segmentation, list)):
                 raise UserError(f"{where}: a mask cannot share its group_id {group} with another shape.")

@@ -1,5 +1,6 @@
 """Mask folders, written: images/<split>/, masks/<split>/ as label PNG, and classes.json."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import semantic_view
 from nuriwake.data.seen import object_numbers, paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
+from nuriwake.data.texts import read_text
+from nuriwake.data.written import (
+    ImageWriter,
+    WriteSettings,
+    Written,
+    count_note,
+    counted_notes,
+    refuse_existing,
+    refuse_other_classes,
+)
 
 MOST_OBJECTS = 65535
 
@@ -40,29 +50,29 @@ def write_mask_folder(samples: Iterable[Sample], folder: Path, space: LabelSpace
     files: list[Path] = []
     notes: dict[str, int] = {}
     kinds: set[bool] = set()
-    classes: tuple[str, ...] = space.names
+    listing, written = folder / "classes.json", _listed(space)
     for sample in samples:
         target = target_of(sample)
+        numbered = isinstance(target, Instances) and len(target.space) == 1
+        if not kinds:
+            written = _listed(target.space if numbered else semantic_view(target).space, numbered=numbered)
+            refuse_other_classes(listing, _read(listing), written)
         name = writer.name(sample)
         writer.write(sample, name)
         path = masks / f"{name}.png"
-        kinds.add(isinstance(target, Instances) and len(target.space) == 1)
+        kinds.add(numbered)
         if isinstance(target, Instances) and len(target.space) == 1:
             files.append(_write_ids(path, target, notes))
             continue
         seen = semantic_view(target)
         if not isinstance(target, SemanticMap):
             count_note(notes, "[image|images]: the map of classes does not tell objects apart, which is left behind")
-        classes = seen.space.names
         files += seen.save(path)
     if kinds == {True, False}:
         raise UserError(f"{folder}: objects of one class and maps of classes cannot be written to one folder of masks.")
-    written: dict[str, Any] = {"classes": list(classes)}
-    if kinds == {True}:
-        written["instance_ids"] = True
-    elif space.exclusive:
-        written["ignore_index"] = IGNORE
-    files.append(_write_classes(folder / "classes.json", written))
+    refuse_other_classes(listing, _read(listing), written)
+    write_json(listing, written)
+    files.append(listing)
     return Written((*files, *writer.files), (*counted_notes(notes), *writer.notes))
 
 
@@ -86,15 +96,11 @@ def _write_ids(path: Path, target: Instances, notes: dict[str, int]) -> Path:
     return path
 
 
-def _write_classes(path: Path, plain: dict[str, Any]) -> Path:
-    text = None
-    if path.exists():
-        import json
+def _listed(space: LabelSpace, *, numbered: bool = False) -> dict[str, Any]:
+    """What classes.json says."""
+    about: dict[str, Any] = {"instance_ids": True} if numbered else {"ignore_index": IGNORE} if space.exclusive else {}
+    return {"classes": list(space.names), **about}
 
-        text = json.loads(path.read_text(encoding="utf-8"))
-        if text != plain:
-            raise UserError(
-                f"{path}: the splits of one folder have one list of classes, and this one has another already."
-            )
-    write_json(path, plain)
-    return path
+
+def _read(path: Path) -> Any:
+    return json.loads(read_text(path)) if path.exists() else None

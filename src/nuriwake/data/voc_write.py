@@ -13,7 +13,16 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Target, write_palette_png
 from nuriwake.core.views import instance_view, semantic_space, semantic_view
 from nuriwake.data.seen import object_numbers, paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
+from nuriwake.data.texts import read_text
+from nuriwake.data.written import (
+    ImageWriter,
+    WriteSettings,
+    Written,
+    count_note,
+    counted_notes,
+    refuse_existing,
+    refuse_other_classes,
+)
 
 MOST_OBJECTS = 254
 
@@ -43,6 +52,8 @@ def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settin
         raise UserError(
             f"{folder}: Pascal VOC has one class per pixel, the first of them the background; found {', '.join(space.names[:5])}."
         )
+    listing, text = folder / "class_names.txt", "".join(f"{name}\n" for name in classes.names)
+    refuse_other_classes(listing, read_text(listing).splitlines() if listing.exists() else None, text.splitlines())
     colours = palette(256)
     writer = ImageWriter(folder / "JPEGImages", settings)
     files: list[Path] = []
@@ -60,9 +71,9 @@ def write_voc(samples: Iterable[Sample], folder: Path, space: LabelSpace, settin
             files.append(write_palette_png(folder / "SegmentationObject" / f"{name}.png", objects, colours))
         files.append(write_palette_png(folder / "SegmentationClass" / f"{name}.png", labels, colours))
     write_text(index, "".join(f"{name}\n" for name in names))
-    write_text(folder / "class_names.txt", "".join(f"{name}\n" for name in classes.names))
+    write_text(listing, text)
     texts = tuple(counted_notes(notes))
-    return Written((*files, index, folder / "class_names.txt", *writer.files), (*texts, *writer.notes))
+    return Written((*files, index, listing, *writer.files), (*texts, *writer.notes))
 
 
 def _objects(name: str, target: Target, labels: np.ndarray, notes: dict[str, int]) -> np.ndarray:

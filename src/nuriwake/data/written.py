@@ -129,6 +129,13 @@ def refuse_existing(*paths: Path) -> None:
             raise UserError(f"{path}: this already exists; choose another folder or split, or move it away.")
 
 
+def refuse_other_classes(path: Path, found: object, wanted: object) -> None:
+    """Raises UserError where the classes `found` in the file `path`, None for no such file, are others than those `wanted`: to be
+    asked before the first file of a split is written, so that none is left behind."""
+    if found is not None and found != wanted:
+        raise UserError(f"{path}: the splits of one folder have one list of classes, and this one has another already.")
+
+
 def count_note(notes: dict[str, int], text: str) -> None:
     """One more image of which `text` is true: what follows the number, as `counted` has it, without the full stop."""
     notes[text] = notes.get(text, 0) + 1

@@ -22,7 +22,15 @@ from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
 from nuriwake.data.texts import read_text
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
+from nuriwake.data.written import (
+    ImageWriter,
+    WriteSettings,
+    Written,
+    count_note,
+    counted_notes,
+    refuse_existing,
+    refuse_other_classes,
+)
 
 _SPLITS = ("train", "val", "valid", "test")
 _DECIMALS = 6
@@ -116,7 +124,10 @@ def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     """
     (labels,) = taken(folder, settings.split)
     refuse_existing(labels)
-    classes = countable(space)
+    classes, listing = countable(space), folder / "data.yaml"
+    refuse_other_classes(
+        listing, _names(_yaml(listing).get("names"), listing) if listing.exists() else None, classes.names
+    )
     writer = ImageWriter(folder / "images" / settings.split, settings)
     files: list[Path] = []
     notes: dict[str, int] = {}
@@ -135,7 +146,7 @@ def write_yolo(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
                 count_note(notes, f"[image|images]: {what}")
         if (target.masks.areas() == 0).any():
             count_note(notes, "[image|images]: masks without a pixel have no outline and are left out")
-    files.append(_write_yaml(folder / "data.yaml", classes, settings))
+    files.append(_write_yaml(listing, classes, settings))
     texts = counted_notes(notes)
     return Written((*files, *writer.files), (*texts, *loss_notes(losses, "objects"), *writer.notes))
 
@@ -161,14 +172,18 @@ def _written(target: Instances, classes: LabelSpace, settings: WriteSettings, lo
     return lines
 
 
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        plain: Any = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
+    return plain if isinstance(plain, dict) else {}
+
+
 def _write_yaml(path: Path, classes: LabelSpace, settings: WriteSettings) -> Path:
     plain: dict[str, Any] = {"path": ".", "names": dict(enumerate(classes.names))}
     if path.exists():
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if _names(plain.get("names"), path) != classes.names:
-            raise UserError(
-                f"{path}: the splits of one folder have one list of classes, and this one has another already."
-            )
+        plain = _yaml(path)
     plain[settings.split] = f"images/{settings.split}"
     write_text(path, yaml.safe_dump(plain, allow_unicode=True, sort_keys=False))
     return path
