@@ -303,7 +303,7 @@ TASKS: dict[str, Any] = {
         metric_names=_always(tuple(f"{kind}_{name}" for kind in ("mask", "box") for name in FIGURES)),
         channels=_class_count,
         thresholds=_never,
-        usual=_always(()),
+        usual=_always(("boundary",)),
     ),
     "panoptic": Task(
         name="panoptic",

@@ -1,6 +1,8 @@
 """The verbs with objects and segments: from a folder to pictures and files that other programs open."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,7 @@ from nuriwake.core.targets import SemanticMap
 from nuriwake.data.formats import open_data
 from nuriwake.data.writing import write_data
 from nuriwake.data.written import WriteSettings
+from nuriwake.weights.bundle import read_bundle, save_bundle
 
 SPACE = LabelSpace(("disc", "ground"), (True, False))
 FAST = ["--steps", "2", "--batch-size", "2", "--augmentation.crop-size", "64", "--evaluation.every", "2"]
@@ -96,6 +99,26 @@ def test_evaluation_counts_objects_of_any_score(trained, discs, capsys):
     assert found["scores"]["mask_ap"] == json.loads((trained / "evaluation.json").read_text())["scores"]["mask_ap"]
 
 
+def test_evaluation_prints_boundaries_and_the_counts_of_all(trained, discs, capsys):
+    assert run(["evaluate", str(trained), str(discs)]) == 0
+    found = " ".join(capsys.readouterr().out.split())
+    assert "boundary_ap50" in found
+    assert "mask counts: objects 12, detections " in found
+    assert "images 3, beyond limit 0" in found
+
+
+def test_a_class_that_is_a_thing_here_and_stuff_there_is_not_evaluated(universal, segments, tmp_path, capsys):
+    shutil.copytree(segments, tmp_path / "data")
+    for file in (tmp_path / "data" / "annotations").glob("*.json"):
+        plain = json.loads(file.read_text())
+        for category in plain["categories"]:
+            category["isthing"] = 1
+        file.write_text(json.dumps(plain))
+    assert run(["evaluate", str(universal), str(tmp_path / "data")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'ground' is a thing in the data, but stuff to the model (1 of 2 classes differ so)" in said
+
+
 def test_predictions_of_objects_are_kept(trained, discs, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--out", str(out), "--score-threshold", "0.01", "--to", "labelme"]
@@ -111,8 +134,41 @@ def test_predictions_of_objects_are_kept(trained, discs, tmp_path, capsys):
         for number, item in enumerate(entry["objects"], 1):
             assert item["area"] - item["hidden"] == (labels == number).sum()
         assert (out / entry["overlay"]).is_file()
+    assert plain["category_ids"] == {"foreground": 1}
+    assert plain["coco_results"]["category_ids"] == "category ids are 1, 2, ... in the order of the classes"
+    assert "coco_results.json: image ids are the numbers that" in " ".join(capsys.readouterr().out.split())
     opened = open_data(out / "labelme")
     assert {type(opened.read(record).target) for records in opened.splits.values() for record in records} == {Instances}
+
+
+def test_results_have_the_ids_of_the_data_set(trained, discs, tmp_path):
+    data = open_data(discs)
+    records = data.splits["val"]
+    settings = WriteSettings(split="val", category_ids=(7,))
+    samples = [replace(data.read(record), name=f"scan{record.name[-1]}") for record in records]
+    write_data(samples, tmp_path, format="coco", space=data.space, settings=settings)
+    file = tmp_path / "annotations" / "instances_val.json"
+    plain = json.loads(file.read_text())
+    for table, key in (("images", "id"), ("annotations", "image_id")):
+        for row in plain[table]:
+            row[key] += 40
+    file.write_text(json.dumps(plain))
+    bundle, state = read_bundle(trained / "bundle.safetensors")
+    bundle = replace(bundle, space=replace(bundle.space, ids=open_data(tmp_path).space.ids))
+    save_bundle(tmp_path / "model", bundle, nw.load(trained).model, state=state)
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--score-threshold", "0.01"]
+    assert run(["predict", str(tmp_path / "model"), str(tmp_path / "images" / "val"), *options]) == 0
+    results = json.loads((out / "coco_results.json").read_text())
+    assert {row["category_id"] for row in results} == {7}
+    assert {row["image_id"] for row in results} <= {row["id"] for row in plain["images"]}
+    told = json.loads((out / "predictions.json").read_text())
+    assert told["category_ids"] == {"foreground": 7}
+    assert told["coco_results"]["image_ids"] == "image ids are from instances_val.json"
+
+
+def test_training_keeps_the_ids_of_the_data_set(universal):
+    assert nw.describe(universal).space.ids == (1, 2)
 
 
 def test_one_universal_model_answers_all_three_tasks(universal, segments, tmp_path):

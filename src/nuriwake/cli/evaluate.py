@@ -1,6 +1,7 @@
 """`nuriwake evaluate`."""
 
 import json as json_format
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,6 +84,10 @@ def _print(found: "Evaluation", title: str) -> None:
         for name, row in shown.items():
             classes.add_row(name, *(_number(row.get(column)) for column in group))
         console.print(classes)
+    for name, part in found.details.items():
+        if isinstance(part, Mapping) and all(isinstance(value, int) for value in part.values()):
+            totals = ", ".join(f"{what.replace('_', ' ')} {value:,}" for what, value in part.items())
+            console.print(f"{name.replace('_', ' ')}: {totals}", highlight=False)
     absent = len(found.per_class) - len(shown)
     if absent:
         console.print(

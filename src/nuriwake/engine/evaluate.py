@@ -193,6 +193,13 @@ def check_space(predictor: Predictor, data: DataSet) -> None:
             f"{data.root}: the data have the classes {', '.join(other.names)}, but the model knows {', '.join(one.names)}; "
             "evaluate on data with the model's classes."
         )
+    differing = [name for name, *sorts in zip(one.names, one.things, other.things, strict=True) if len(set(sorts)) > 1]
+    if predictor.task == "panoptic" and differing:
+        sort, its = ("a thing", "stuff") if other.things[other.index(differing[0])] else ("stuff", "a thing")
+        raise UserError(
+            f"{data.root}: '{differing[0]}' is {sort} in the data, but {its} to the model ({len(differing)} of {len(one)} classes "
+            "differ so); correct 'isthing' in the data, or evaluate another task."
+        )
 
 
 def _truth(sample: Sample) -> Target:
