@@ -35,7 +35,7 @@ def evaluate(
         split: the name of the split.
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         metrics: further ones. Maps: surface (HD95 in three definitions, NSD, average surface distance), boundary (boundary
-            IoU). Objects: boundary (boundary AP).
+            IoU). Of objects boundary AP is counted in any case.
         tolerance: of the NSD, in the unit of the data's spacing (pixels where they give none).
         task: semantic, instance or panoptic, where the model answers more than what it was trained for.
         format: of the data, where it is not to be recognised; the training's, for the data that it was trained on.
