@@ -261,7 +261,7 @@ def test_refusals_name_file_and_arrays(tmp_path):
     path = write_plain(tmp_path, {key: item for key, item in state.items() if not key.startswith("outc")})
     assert "recognised as unet of the textbook U-Net, but the array 'outc.conv.weight' is missing" in refusal(path)
     path = write_plain(tmp_path, {key: item for key, item in state.items() if ".double_conv.3." not in key})
-    assert "9 missing: decoder.0.second.weight" in refusal(path)  # no array is left that would tell the published names
+    assert "18 missing: encoder.0.second.weight" in refusal(path)  # no array is left that would tell the published names
     path = write_plain(tmp_path, {key: item for key, item in state.items() if not key.startswith("down1")})
     assert "The nearest is unet of the textbook U-Net: 12 missing" in refusal(path)
     assert "Did you mean 'segformer'" in refusal(path, architecture="segfomer")
@@ -279,14 +279,14 @@ def test_arrays_whose_numbers_no_model_can_use_are_named(tmp_path, zipped):
     broken, infinite = state[key].clone(), state[key].clone()
     broken.view(-1)[5], infinite.view(-1)[0] = torch.nan, torch.inf
     for item, why in (
-        (broken, "NaN or infinite numbers"),
-        (infinite.half(), "NaN or infinite numbers"),
+        (broken, "NaN or infinite numbers, as a diverged training leaves them"),
+        (infinite.half(), "NaN or infinite numbers, as a diverged training leaves them"),
         (state[key].to(torch.complex64), "complex64 where float32 belongs"),
         (state[key].to(torch.int8), "int8 where float32 belongs"),
         (state[key] > 0, "bool where float32 belongs"),
     ):
         torch.save(state | {key: item}, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
-        assert f"weights.pth: 1 of its arrays cannot be used: {key} ({why}); a training that" in refusal(
+        assert f"weights.pth: 1 of its arrays hold what no model can use: {key} ({why})." in refusal(
             tmp_path / "weights.pth"
         )
     # Counters are no numbers that a model works with; whole numbers and halves of them do no harm.

@@ -217,7 +217,11 @@ def _of(kind: Callable[..., Any], *accepted: type) -> Builder:
 
 def _set_of(kind: Callable[..., Any]) -> Builder:
     """Of hashable members only: see `hashable`."""
-    return _of(lambda items=(): kind(map(hashable, items)), list, tuple)
+
+    def build(items: Any = ()) -> Any:
+        return kind(map(hashable, items))
+
+    return _of(build, list, tuple)
 
 
 def _mapping_of(kind: Callable[..., Any]) -> Builder:

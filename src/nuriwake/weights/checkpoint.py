@@ -122,8 +122,7 @@ def read_checkpoint(
         )
     if fitted.unusable:
         raise UserError(
-            f"{contents.file}: {len(fitted.unusable)} of its arrays cannot be used: {listed(fitted.unusable)}; a training "
-            "that diverged leaves such files, so take an earlier one."
+            f"{contents.file}: {len(fitted.unusable)} of its arrays hold what no model can use: {listed(fitted.unusable)}."
         )
     model = _filled(spec, fitted, contents)
     preprocessing, told = _preprocessing(source, spec, contents)

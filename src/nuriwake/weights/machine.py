@@ -36,6 +36,7 @@ INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHOR
 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
 """
 _VALUES = frozenset(_VALUE_NAMES.split())
+_PUTS, _GETS = ("BINPUT", "LONG_BINPUT", "PUT"), ("BINGET", "LONG_BINGET", "GET")
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _FRESH: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 
@@ -68,7 +69,7 @@ class Machine:
         self._storage, self._budget, self._placeholders = storage, budget, placeholders
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[Any, Any] = {}  # place -> object
 
     def run(self, stream: BytesIO) -> Any:
         """The object of the next pickle in `stream`, which is read to its end.
@@ -77,21 +78,57 @@ class Machine:
             RefusedError: an instruction or a name that no checkpoint needs, or more than the limits allow.
             ValueError, LookupError, TypeError: no pickle, or a damaged one.
         """
+        actions = self._actions()
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             name = opcode.name
             if count >= INSTRUCTION_LIMIT:
                 raise RefusedError(f"its pickle has more than {INSTRUCTION_LIMIT:,} instructions.")
             if name in _VALUES:
                 self._stack.append(argument)
+            elif name in _PUTS:  # with the values, most of all instructions: without a call
+                self._memo[argument] = self._stack[-1]
+            elif name in _GETS:
+                self._stack.append(self._memo[argument])
             elif name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[name])
             elif name in _FRESH:
                 self._stack.append(_FRESH[name]())
-            elif name in _ACTIONS:
-                _ACTIONS[name](self, argument)
+            elif name in actions:
+                actions[name](argument)
             else:
                 raise RefusedError(f"it uses the instruction {name}, which no checkpoint needs.")
         return self._stack.pop()
+
+    def _actions(self) -> dict[str, Callable[[Any], None]]:
+        """Instruction -> what it does with its argument. Made anew, since one that was kept would keep the machine alive."""
+        return {
+            **dict.fromkeys(("PROTO", "FRAME", "STOP"), self._ignore),
+            "MEMOIZE": self._memoise,
+            "MARK": self._mark,
+            "POP": self._pop,
+            "POP_MARK": self._pop_mark,
+            "DUP": self._duplicate,
+            "TUPLE": self._tuple,
+            "TUPLE1": self._tuple1,
+            "TUPLE2": self._tuple2,
+            "TUPLE3": self._tuple3,
+            "LIST": self._list,
+            "APPEND": self._append,
+            "APPENDS": self._appends,
+            "DICT": self._dict,
+            "SETITEM": self._set_item,
+            "SETITEMS": self._set_items,
+            "ADDITEMS": self._add_items,
+            "FROZENSET": self._frozen_set,
+            "GLOBAL": self._global,
+            "STACK_GLOBAL": self._stack_global,
+            "REDUCE": self._reduce,
+            "NEWOBJ": self._new,
+            "NEWOBJ_EX": self._new_with_names,
+            "BUILD": self._build,
+            "BINPERSID": self._external,
+            "PERSID": self._external_text,
+        }
 
     def _ignore(self, _: Any) -> None: ...
 
@@ -122,14 +159,8 @@ class Machine:
     def _duplicate(self, _: Any) -> None:
         self._stack.append(self._stack[-1])
 
-    def _put(self, place: Any) -> None:
-        self._memo[int(place)] = self._stack[-1]
-
     def _memoise(self, _: Any) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
-
-    def _get(self, place: Any) -> None:
-        self._stack.append(self._memo[int(place)])
 
     def _tuple(self, _: Any) -> None:
         items = self._since_mark()
@@ -262,35 +293,3 @@ def _bytes(made: Any) -> int:
     if isinstance(made, bytes):
         return len(made)
     return 64 * (1 + len(made)) if isinstance(made, list | dict | set | frozenset | tuple) else 64
-
-
-_ACTIONS: dict[str, Callable[[Machine, Any], None]] = {
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), Machine._ignore),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine._put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine._get),
-    "MEMOIZE": Machine._memoise,
-    "MARK": Machine._mark,
-    "POP": Machine._pop,
-    "POP_MARK": Machine._pop_mark,
-    "DUP": Machine._duplicate,
-    "TUPLE": Machine._tuple,
-    "TUPLE1": Machine._tuple1,
-    "TUPLE2": Machine._tuple2,
-    "TUPLE3": Machine._tuple3,
-    "LIST": Machine._list,
-    "APPEND": Machine._append,
-    "APPENDS": Machine._appends,
-    "DICT": Machine._dict,
-    "SETITEM": Machine._set_item,
-    "SETITEMS": Machine._set_items,
-    "ADDITEMS": Machine._add_items,
-    "FROZENSET": Machine._frozen_set,
-    "GLOBAL": Machine._global,
-    "STACK_GLOBAL": Machine._stack_global,
-    "REDUCE": Machine._reduce,
-    "NEWOBJ": Machine._new,
-    "NEWOBJ_EX": Machine._new_with_names,
-    "BUILD": Machine._build,
-    "BINPERSID": Machine._external,
-    "PERSID": Machine._external_text,
-}

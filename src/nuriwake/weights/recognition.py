@@ -177,7 +177,7 @@ def _unusable(item: Tensor, wanted: torch.dtype) -> str:
         return ""
     # The least and the largest in one pass and without a copy; a single NaN makes both NaN.
     low, high = torch.aminmax(item.float() if item.element_size() == 1 else item)
-    return "" if low.isfinite() and high.isfinite() else "NaN or infinite numbers"
+    return "" if low.isfinite() and high.isfinite() else "NaN or infinite numbers, as a diverged training leaves them"
 
 
 def _candidates(architecture: str | None) -> list[Published]:
