@@ -1,13 +1,16 @@
 """A user's albumentations pipeline."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.pixels import normalise
+from nuriwake.core.runs import RunMasks
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.transforms import from_albumentations
@@ -97,3 +100,11 @@ def test_prepare_is_the_call_and_the_normalisation(dtype):
         from_albumentations(compose(), size=(64, 64)).prepare(sample(), np.random.default_rng(0), **numbers)
     with pytest.raises(UserError, match="balance to 0"):
         transform.prepare(sample(), np.random.default_rng(0), **numbers, focus=(3, 4))
+
+
+def test_targets_of_objects_are_refused_with_a_sentence():
+    """Their labels are one per object: given as a mask they came back as something else, or not at all."""
+    space = LabelSpace(("cell",), things=(True,))
+    objects = Instances(RunMasks.from_dense(np.ones((1, 40, 50), np.uint8)), np.zeros(1, np.int32), space)
+    with pytest.raises(UserError, match=r"changes label maps, but 'x' has Instances: leave augmentation\.pipeline out"):
+        from_albumentations(compose())(replace(sample(), target=objects), np.random.default_rng(0))

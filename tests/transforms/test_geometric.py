@@ -214,6 +214,11 @@ def test_a_focus_is_near_the_centre_where_there_is_room():
         (lambda: RandomCrop(zoom=(2.0, 1.0)), "random_crop.zoom"),
         (lambda: ShiftScaleRotate(zoom=(0.0, 1.0)), "shift_scale_rotate.zoom.*positive"),
         (lambda: RandomResizedCrop(area=(-1.0, 1.0)), "random_resized_crop.area"),
+        (lambda: RandomResizedCrop(area=(0.5, 1.5)), "random_resized_crop.area: expected shares of the image up to 1"),
+        (lambda: Elastic(cells=0), "elastic.cells: expected 1 or more cells along a side, found 0"),
+        (lambda: Elastic(strength=-0.1), "elastic.strength: expected 0 to 1 of a cell"),
+        (lambda: GridDistortion(cells=0), "grid_distortion.cells"),
+        (lambda: GridDistortion(strength=1.0), "where the image would fold, found 1.0"),
     ],
 )
 def test_ranges_are_checked(build, message):

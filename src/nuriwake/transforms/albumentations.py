@@ -9,7 +9,7 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.pixels import normalise
 from nuriwake.core.sample import IMAGE_DTYPES, Sample
-from nuriwake.core.targets import Size, Target
+from nuriwake.core.targets import SemanticMap, Size, Target
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,15 @@ class AlbumentationsTransform:
         """`sample` through the user's pipeline.
 
         Raises:
-            UserError: what comes back is no NumPy image, or image and mask or `size` differ.
+            UserError: a target of objects; what comes back is no NumPy image, or image and mask or `size` differ.
         """
-        self.compose.set_random_seed(int(rng.integers(1 << 31)))  # type: ignore[attr-defined]
         target = sample.target
+        if not isinstance(target, SemanticMap | None):
+            raise UserError(
+                f"An albumentations pipeline changes label maps, but '{sample.name}' has {type(target).__name__}: leave "
+                "augmentation.pipeline out for objects, nuriwake's own operations turn and crop their masks."
+            )
+        self.compose.set_random_seed(int(rng.integers(1 << 31)))  # type: ignore[attr-defined]
         given = {"image": sample.image} if target is None else {"image": sample.image, "mask": target.labels}
         result = self.compose(**given)
         image = _array(result.get("image"), "image")

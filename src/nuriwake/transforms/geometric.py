@@ -130,6 +130,11 @@ class Elastic:
     probability: float = 0.3
     name: Literal["elastic"] = field(default="elastic", kw_only=True)
 
+    def __post_init__(self) -> None:
+        _check_cells(self.cells, "elastic.cells")
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"elastic.strength: expected 0 to 1 of a cell, found {self.strength}; 0.12 is usual.")
+
     def extend(self, warp: Warp, request: Request, rng: np.random.Generator) -> Warp:
         """See `Geometric`."""
         height, width = warp.size
@@ -153,6 +158,13 @@ class GridDistortion:
     strength: float = 0.3
     probability: float = 0.3
     name: Literal["grid_distortion"] = field(default="grid_distortion", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_cells(self.cells, "grid_distortion.cells")
+        if not 0 <= self.strength < 1:
+            raise UserError(
+                f"grid_distortion.strength: expected 0 to below 1, where the image would fold, found {self.strength}."
+            )
 
     def extend(self, warp: Warp, request: Request, rng: np.random.Generator) -> Warp:
         """See `Geometric`."""
@@ -216,6 +228,8 @@ class RandomResizedCrop:
 
     def __post_init__(self) -> None:
         _check_range(self.area, "random_resized_crop.area", positive=True)
+        if self.area[1] > 1:
+            raise UserError(f"random_resized_crop.area: expected shares of the image up to 1, found {self.area[1]}.")
         _check_range(self.ratio, "random_resized_crop.ratio", positive=True)
 
     def extend(self, warp: Warp, request: Request, rng: np.random.Generator) -> Warp:
@@ -329,6 +343,11 @@ def _into(start: int, room: int) -> int:
 
 def _log_uniform(rng: np.random.Generator, span: Range) -> float:
     return span[0] if span[0] == span[1] else exp(rng.uniform(log(span[0]), log(span[1])))
+
+
+def _check_cells(cells: int, what: str) -> None:
+    if cells < 1:
+        raise UserError(f"{what}: expected 1 or more cells along a side, found {cells}.")
 
 
 def _check_range(span: Range, what: str, *, positive: bool = False) -> None:
