@@ -112,7 +112,7 @@ def test_a_later_split_that_is_there_is_seen_before_the_first_is_written(tmp_pat
     assert {path for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("to", ["voc", "ade20k", "yolo", "mask_folder"])
+@pytest.mark.parametrize("to", ["voc", "ade20k", "yolo", "mask_folder", "geotiff", "nifti"])
 def test_a_split_with_other_classes_leaves_the_list_and_the_folder_as_they_are(tmp_path, to):
     """VOC and ADE20K wrote the new list over the old one, by which the masks that were there meant something else."""
     sample = Sample(

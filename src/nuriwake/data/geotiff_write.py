@@ -1,5 +1,6 @@
 """GeoTIFF and GeoJSON, written: images/, masks/ and polygons/<split>/ with the georeference of the image each sample came from."""
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,16 @@ from nuriwake.data.geotiff_shapes import Shapes, find_shapes, object_ids
 from nuriwake.data.headers import IMAGE_SUFFIXES, image_header
 from nuriwake.data.polygon_records import loss_notes
 from nuriwake.data.seen import paint_objects, target_of
-from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
+from nuriwake.data.texts import read_text
+from nuriwake.data.written import (
+    ImageWriter,
+    WriteSettings,
+    Written,
+    count_note,
+    counted_notes,
+    refuse_existing,
+    refuse_other_classes,
+)
 
 MARK = "geotiff"
 """`format` in the classes.json that is written beside."""
@@ -62,7 +72,7 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
     geo_library()
     refuse_existing(*taken(folder, settings.split))
     writer = ImageWriter(folder / "images" / settings.split, settings)
-    said = _Said()
+    said, listing = _Said(), folder / "classes.json"
     for sample in samples:
         name, place = writer.name(sample), _place(sample)
         if not place.known:
@@ -76,6 +86,8 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
                 "[image is|images are] placed by ground control points, which are no grid and are not kept; warp [it|them] first",
             )
         target = _without_nodata(sample, place)
+        if not said.truths:
+            refuse_other_classes(listing, _read(listing), _listed(space, TRUTHS[type(target)]))
         said.truths.add(TRUTHS[type(target)])
         if settings.images == "copy":
             said.files.append(_write_image(writer.folder / f"{name}.tif", sample, place))
@@ -93,7 +105,10 @@ def write_geotiff(samples: Iterable[Sample], folder: Path, space: LabelSpace, se
         _write_polygons(said.files[-1], shapes, target, place)
     if len(said.truths) > 1:
         raise UserError(f"{folder}: {' and '.join(sorted(said.truths))} cannot be written to one folder.")
-    said.files.append(_write_classes(folder / "classes.json", space, next(iter(said.truths), "classes")))
+    classes = _listed(space, next(iter(said.truths), "classes"))
+    refuse_other_classes(listing, _read(listing), classes)
+    write_json(listing, classes)
+    said.files.append(listing)
     what = "maps of a class or objects"
     return Written(tuple(said.files), (*counted_notes(said.notes), *loss_notes(said.losses, what)))
 
@@ -228,15 +243,13 @@ def _write_polygons(path: Path, shapes: Shapes, target: Target, place: Place) ->
     write_features(path, shapes.features, about)
 
 
-def _write_classes(path: Path, space: LabelSpace, truth: str) -> Path:
-    import json
-
+def _listed(space: LabelSpace, truth: str) -> dict[str, Any]:
+    """What classes.json says."""
     plain: dict[str, Any] = {"format": MARK, "truth": truth, "classes": list(space.names)}
     plain["colours"] = {name: list(colour) for name, colour in zip(space.names, space.colours, strict=True)}
     plain["things"] = [name for name, thing in zip(space.names, space.things, strict=True) if thing]
-    if not space.exclusive:
-        plain["multi_label"] = True
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plain:
-        raise UserError(f"{path}: the splits of one folder have one list of classes, and this one has another already.")
-    write_json(path, plain)
-    return path
+    return plain if space.exclusive else {**plain, "multi_label": True}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(read_text(path)) if path.exists() else None

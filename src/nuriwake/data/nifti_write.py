@@ -25,7 +25,14 @@ from nuriwake.data.nifti_address import SliceAddress, slice_address
 from nuriwake.data.nifti_folder import CLASS_FILE, SPLIT_FILE, read_json
 from nuriwake.data.nifti_volume import Volume, nibabel, open_volume
 from nuriwake.data.seen import target_of
-from nuriwake.data.written import WriteSettings, Written, count_note, counted_notes, refuse_existing
+from nuriwake.data.written import (
+    WriteSettings,
+    Written,
+    count_note,
+    counted_notes,
+    refuse_existing,
+    refuse_other_classes,
+)
 
 _PLACE_FIELDS = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
@@ -135,6 +142,8 @@ def _parts(samples: Iterable[Sample], writing: _Writing) -> Iterator[_Part]:
         elif target.scores is not None:
             count_note(writing.notes, "[image|images]: scores are left behind")
         writing.space = seen.space
+        if not writing.files:
+            _refuse_other(writing)
         address = None if sample.source is None else slice_address(sample.source)
         labels = np.where(seen.labels == IGNORE, np.uint8(len(seen.space)), seen.labels)
         writing.ignored = writing.ignored or bool((seen.labels == IGNORE).any())
@@ -250,12 +259,17 @@ def _copy_packed(source: Path, target: Path) -> None:
         shutil.copyfileobj(plain, packed, 1 << 20)
 
 
-def _write_classes(path: Path, writing: _Writing, *, trained: bool) -> Path:
+def _refuse_other(writing: _Writing) -> dict[str, int]:
+    """Name -> label of the classes. Raises UserError where dataset.json has others already."""
+    path = writing.labels.parent / CLASS_FILE
     labels = {name: label for label, name in enumerate(writing.space.names)}
-    before = read_json(path) or {}
-    earlier = {name: value for name, value in before.get("labels", labels).items() if name != "ignore"}
-    if earlier != labels:
-        raise UserError(f"{path}: the splits of one folder have one list of classes, and this one has another already.")
+    earlier = {name: value for name, value in (read_json(path) or {}).get("labels", labels).items() if name != "ignore"}
+    refuse_other_classes(path, earlier, labels)
+    return labels
+
+
+def _write_classes(path: Path, writing: _Writing, *, trained: bool) -> Path:
+    labels, before = _refuse_other(writing), read_json(path) or {}
     if writing.ignored or "ignore" in before.get("labels", {}):
         if "ignore" in labels:
             raise UserError(
