@@ -175,20 +175,6 @@ def test_labelme_shapes(tmp_path):
     assert open_data(tmp_path).space.names == ("dog", "cat")
 
 
-def test_groups_of_any_number_are_not_taken_for_shapes_without_one(tmp_path):
-    """A group -1 was the same as the first shape without a group."""
-    far = ((30, 20), (40, 20), (40, 30))
-    (tmp_path / "labelme").mkdir()
-    for group, count in ((-1, 2), (-2, 2), (True, 2), (None, 2)):
-        data = open_data(labelme(tmp_path / "labelme", [shape(), shape(points=far, group=group)]))
-        assert len(read_all(data)["a"]) == count, group
-    data = open_data(labelme(tmp_path / "labelme", [shape(group=-1), shape(points=far, group=-1)]))
-    assert len(read_all(data)["a"]) == 1
-    (tmp_path / "cvat").mkdir()
-    shapes = '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/><box label="cat" xtl="20" ytl="1" xbr="29" ybr="9" group_id="-1"/>'
-    assert len(read_all(open_data(cvat(tmp_path / "cvat", shapes)))["a"]) == 2
-
-
 @pytest.mark.parametrize(
     ("shapes", "fields", "message"),
     [
