@@ -89,12 +89,12 @@ EOMT = {"model.options": {"image_size": 160, "queries": 30}}
 INSTANCE = (
     Case("mask_rcnn_mobilenet_v2_fpn", 200, 0.8, FAST | FEW_REGIONS),
     Case("yolact_mobilenet_v2", 400, 0.8, FAST),
-    Case("solov2_mobilenet_v2", 300, 0.8, FAST | FEW_CELLS),
+    Case("solov2_mobilenet_v2", 150, 0.8, FAST | FEW_CELLS),
 )
 PANOPTIC = (
     Case("panoptic_fpn_mobilenet_v2", 150, 0.7, FAST | FEW_REGIONS),
     Case("mask2former_mobilenet_v2", 120, 0.7, FAST | FEW_POINTS | MASK2FORMER),
-    Case("eomt_small", 400, 0.7, FAST | FEW_POINTS | EOMT, side=160),
+    Case("eomt_small", 120, 0.7, FAST | FEW_POINTS | EOMT, side=160),
 )
 
 
