@@ -261,7 +261,8 @@ def test_refusals_name_file_and_arrays(tmp_path):
     path = write_plain(tmp_path, {key: item for key, item in state.items() if not key.startswith("outc")})
     assert "recognised as unet of the textbook U-Net, but the array 'outc.conv.weight' is missing" in refusal(path)
     path = write_plain(tmp_path, {key: item for key, item in state.items() if ".double_conv.3." not in key})
-    assert "18 missing: encoder.0.second.weight" in refusal(path)  # no array is left that would tell the published names
+    # No array is left that would tell the published names.
+    assert "18 missing: encoder.0.second.weight" in refusal(path)
     path = write_plain(tmp_path, {key: item for key, item in state.items() if not key.startswith("down1")})
     assert "The nearest is unet of the textbook U-Net: 12 missing" in refusal(path)
     assert "Did you mean 'segformer'" in refusal(path, architecture="segfomer")
