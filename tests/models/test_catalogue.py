@@ -13,7 +13,7 @@ from nuriwake.models.catalogue import entry_constructor
 from nuriwake.models.outputs import PixelLogits
 
 # Narrow and shallow, so that the promise is tested and not the processor: one of every architecture and kind of backbone. The
-# others of a family differ in numbers only; `make test-slow` runs them on the device "meta", which knows shapes and no values.
+# others of a family differ in numbers only; test_matrix.py runs them on the device "meta", which knows shapes and no values.
 SMALL_HRNET = {"width": 4, "modules": [1, 1, 1], "blocks": 1, "first_width": 8, "first_blocks": 1}
 SMALL_SEGFORMER = {"channels": 16, "encoder": {"widths": (8, 16, 20, 32), "depths": (1, 2, 1, 1)}}
 NARROW = {
@@ -91,16 +91,6 @@ def assert_answers(model, output, images, classes):
     assert model.training or output.auxiliary == ()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in NARROW else pytest.mark.slow) for name in SEMANTIC]
-)
-def test_the_whole_model_answers_in_shape(name):
-    with torch.device("meta"):
-        model = build_model(name, in_channels=12, classes=150).train()
-        images = torch.empty(2, 12, *model.fit_size(33 + 2 * model.margin, 65 + 2 * model.margin))
-        assert_answers(model, model(images), images, 150)
-
-
 @EVERY
 def test_every_parameter_has_one_stage(name):
     with torch.device("meta"):
@@ -111,33 +101,6 @@ def test_every_parameter_has_one_stage(name):
     backbone = model.backbone()
     assert (backbone is None) == (MODELS[name].backbone is None)
     assert backbone is None or {id(parameter) for parameter in backbone.parameters()} < own
-
-
-BACKBONES_TRIED = (
-    "mobilenet_v2",
-    "resnet18",
-    "resnext50_32x4d",
-    "mobilenet_v3_large",
-    "mit_b0",
-    "swin_tiny",
-    "convnext_atto",
-)
-UNDILATED = ("mit_b0", "swin_tiny")
-DILATING = ("deeplabv3", "deeplabv3plus", "pspnet")
-
-
-@pytest.mark.parametrize("backbone", BACKBONES_TRIED)
-@pytest.mark.parametrize("family", ["unet", "deeplabv3", "deeplabv3plus", "pspnet", "semantic_fpn"])
-def test_families_over_backbones_answer_or_refuse_with_a_sentence(family, backbone):
-    assert family in FAMILIES
-    with torch.device("meta"):
-        if family in DILATING and backbone in UNDILATED:
-            with pytest.raises(UserError, match=f"The output stride of '{backbone}' is 32, found"):
-                build_model(f"{family}_{backbone}", in_channels=4, classes=3)
-            return
-        model = build_model(f"{family}_{backbone}", in_channels=4, classes=3).train()
-        images = torch.empty(2, 4, *model.fit_size(70, 101))
-        assert_answers(model, model(images), images, 3)
 
 
 @EACH
