@@ -28,8 +28,12 @@ EXAMPLES = 6
 OTHERS = 5
 """Headline scores shown beside the main one; evaluation.json has all."""
 
-FOREGROUND = ("dice", "iou", "precision", "recall", "image_dice", "mask_ap50", "box_ap", "box_ap50", "sq", "rq")
-"""Shown first where there is such a thing."""
+FIRST = {
+    "pq": ("pq", "sq", "rq", "pq_things", "pq_stuff", "mean_iou"),
+    "mask_ap": ("mask_ap", "mask_ap50", "box_ap", "box_ap50"),
+    "dice": ("dice", "iou", "precision", "recall", "image_dice"),
+}
+"""Shown first, of the first row whose score there is."""
 
 CLASS_SHARES = ("iou", "dice", "precision", "recall", "mask_ap", "mask_ap50", "box_ap", "pq", "sq", "rq")
 """Of the scores of each class, those that are drawn, where there are such."""
@@ -102,7 +106,8 @@ def _summary(run: Run) -> str:
 def _headlines(evaluation: dict[str, Any]) -> tuple[Headline, ...]:
     scores: dict[str, float | None] = evaluation.get("scores", {})
     main = evaluation.get("metric")
-    ordered = sorted(scores, key=lambda name: (name != main, name not in FOREGROUND))[: 1 + OTHERS]
+    first = next((row for score, row in FIRST.items() if score in scores), ())
+    ordered = sorted(scores, key=lambda name: (name != main, name not in first))[: 1 + OTHERS]
     return tuple(
         Headline(name, "not defined" if value is None else f"{value:.4f}", "chooses the best weights" * (name == main))
         for name in ordered
