@@ -44,7 +44,7 @@ def _instances(count: int = 3, *, ids: bool = True) -> Instances:
         RunMasks.from_dense(masks) if count else RunMasks.empty(SIZE),
         rng.integers(0, 3, count).astype(np.int32),
         SPACE,
-        boxes=rng.random((count, 4)).astype(np.float32),
+        boxes=np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4).astype(np.float32),
         crowd=rng.random(count) < 0.5,
         areas=rng.random(count) * 100,
         ids=rng.integers(0, 2**40, count) if ids else None,

@@ -249,7 +249,7 @@ def test_an_absent_or_silent_server_says_in_seconds_how_to_give_a_file(server, m
     with pytest.raises(RunError, match=r"404.*give its path"):
         build_backbone("mobilenet_v2", in_channels=3, weights=f"{server}/absent.pth")
     monkeypatch.setattr(download, "PATIENCE", 0.3)
-    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(download.urllib.request.OpenerDirector, "open", lambda *_, **__: time.sleep(5))
     start = time.monotonic()
     with pytest.raises(RunError, match=r"'mobilenet_v2' could not be fetched.*no answer in 0.3 seconds.*give its path"):
         build_backbone("mobilenet_v2", in_channels=3, weights=f"{server}/silent.pth")
@@ -262,7 +262,7 @@ def test_without_a_network_pretrained_says_how_to_give_a_file(monkeypatch, tmp_p
     def offline(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(download.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(download.urllib.request.OpenerDirector, "open", offline)
     for name in ("mobilenet_v2", "resnet10t"):
         with pytest.raises(RunError, match=rf"'{name}' could not be fetched.*not known.*give its path"):
             build_backbone(name, in_channels=3, weights="pretrained")
