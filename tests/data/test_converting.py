@@ -238,3 +238,46 @@ def test_colours_that_are_lost_are_said(tmp_path):
     assert "The colours of the classes are left behind." in written(tmp_path / "a", target, "yolo")
     assert "colours" not in written(tmp_path / "b", target, "coco")
     assert "colours" not in written(tmp_path / "c", objects((1, 1, 5, 5, 0)), "yolo")
+
+
+def crowded(root, count=300):
+    """COCO: one image with few objects, and after it one with `count`."""
+    samples = []
+    for name, number in (("few", 2), ("many", count)):
+        ids = np.arange(40 * 40, dtype=np.int32).reshape(40, 40)
+        masks = RunMasks.from_labels(ids, np.arange(1, number + 1, dtype=np.int32))
+        target = Instances(masks, np.zeros(number, np.int32), OBJECTS)
+        samples.append(Sample(np.zeros((40, 40, 3), np.uint8), target, name=name))
+    write_data(samples, root, format="coco", space=OBJECTS, settings=WriteSettings())
+    return root
+
+
+@pytest.mark.parametrize("empty_folder", [False, True])
+def test_a_sample_refused_in_the_middle_leaves_nothing(tmp_path, empty_folder):
+    source, target = crowded(tmp_path / "source"), tmp_path / "target"
+    if empty_folder:
+        target.mkdir()
+    with pytest.raises(UserError, match=r"many: Pascal VOC tells 254 objects apart, found 300"):
+        convert(source, target, to="voc")
+    assert {path.name for path in tmp_path.iterdir()} == ({"source", "target"} if empty_folder else {"source"})
+    assert not empty_folder or not any(target.iterdir())
+
+
+def test_the_folder_appears_when_all_of_it_is_there(tmp_path):
+    source, target = mask_folder(tmp_path / "source"), tmp_path / "new" / "target"
+    seen = []
+    data = open_data(source)
+    settings = WriteSettings(regions=True)
+    convert_data(data, target, format="coco", settings=settings, say=lambda line: seen.append(target.exists()))
+    assert seen == [False, False]
+    assert pictures(open_data(target)).keys() == {"train", "val"}
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    assert target.stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+def test_messages_name_the_folder_that_was_asked_for(tmp_path):
+    source, target = mask_folder(tmp_path / "source"), tmp_path / "target"
+    (source / "classes.json").write_text(json.dumps({"classes": ["cat", "dog", "cow"]}))
+    with pytest.raises(UserError, match="target: Pascal VOC has one class per pixel") as caught:
+        convert(source, target, to="voc")
+    assert ".part" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -29,6 +30,29 @@ def atomic_path(path: str | Path) -> Generator[Path]:
         _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Generator[Path]:
+    """A folder to fill, beside `path`; called `path` when the block ends without an error, removed when it does not.
+
+    A process that is killed leaves `.NAME-PID.part` behind, and no `path`. Where `path` holds something already, it is the folder
+    itself, to be filled where it is.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        yield path
+        return
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.part")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -94,7 +94,8 @@ def _image_kind(root: Path, records: Sequence[Record], headers: Sequence[ImageHe
         raise UserError(f"{root}: all images must have the same channels and type, found {found} (such as {example}).")
     if len(channels) > 1:
         grey = sum(number for (count, _), number in kinds.items() if count == 1)
-        notes.append(f"{_count(grey, 'image')} of {len(headers)} are grey; they are read as RGB like the others.")
+        verb = "is grey and" if grey == 1 else "are grey and"
+        notes.append(f"{grey} of {len(headers)} images {verb} read as RGB like the others.")
     elif channels != {3} or dtypes != {"uint8"}:
         notes.append(f"Images have {_count(next(iter(channels)), 'channel')} of {next(iter(dtypes))}.")
     turned = sum(header.orientation != 1 for header in headers)

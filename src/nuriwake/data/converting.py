@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.files import atomic_folder
 from nuriwake.core.lookup import lookup
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
@@ -14,7 +15,7 @@ from nuriwake.data.formats import FORMATS, recognise
 from nuriwake.data.nifti_address import slice_address
 from nuriwake.data.texts import counted
 from nuriwake.data.writing import refuse_unwritable, write_data
-from nuriwake.data.written import WriteSettings, refuse_existing
+from nuriwake.data.written import WriteSettings, Written, refuse_existing
 
 Names = Mapping[str, Sequence[str]]
 """Split -> the name of every record, without the split."""
@@ -28,7 +29,7 @@ def convert_data(
     settings: WriteSettings,
     say: Callable[[str], None] = print,
 ) -> tuple[str, ...]:
-    """Write every split of `data` to the folder `target`.
+    """Write every split of `data` to the folder `target`; where that is new or empty, it appears when all of it is written.
 
     Args:
         format: a format that is written.
@@ -40,7 +41,8 @@ def convert_data(
 
     Raises:
         UserError: there is no such format; `target` is the data set itself or one of another format; a split or a name is there
-            already, or stands for two samples; regions are asked for where there is nothing to make of them.
+            already, or stands for two samples; regions are asked for where there is nothing to make of them; the format cannot
+            hold a sample.
     """
     refuse_unwritable(format)
     entry: Format = lookup(format, FORMATS, "format")
@@ -50,20 +52,37 @@ def convert_data(
     names, changed = names_to_write(data, entry)
     _refuse_taken(data, names, target, entry)
     notes: dict[str, list[str]] = {}
-    for split, records in data.splits.items():
-        written = write_data(
-            _samples(data, split, names[split]),
-            target,
+    with atomic_folder(target.absolute()) as folder:
+        for split, records in data.splits.items():
+            written = _write_split(data, split, names[split], folder, target, format, settings)
+            texts = ("{:,} [image|images]", len(records)), ("{:,} [file|files]", len(written.files))
+            say(f"{split}: {', '.join(counted(text.format(count), count) for text, count in texts)} -> {target}")
+            for note in written.notes:
+                notes.setdefault(note, []).append(split)
+    told = (note if len(of) == len(data.splits) else f"{', '.join(of)}: {note}" for note, of in notes.items())
+    return (*changed, *told)
+
+
+def _write_split(
+    data: DataSet,
+    split: str,
+    names: Sequence[str],
+    folder: Path,
+    target: Path,
+    format: str,  # noqa: A002
+    settings: WriteSettings,
+) -> Written:
+    """Writes to `folder`, which the user knows as `target`."""
+    try:
+        return write_data(
+            _samples(data, split, names),
+            folder,
             format=format,
             space=data.space,
             settings=replace(settings, split=split),
         )
-        texts = ("{:,} [image|images]", len(records)), ("{:,} [file|files]", len(written.files))
-        say(f"{split}: {', '.join(counted(text.format(count), count) for text, count in texts)} -> {target}")
-        for note in written.notes:
-            notes.setdefault(note, []).append(split)
-    told = (note if len(of) == len(data.splits) else f"{', '.join(of)}: {note}" for note, of in notes.items())
-    return (*changed, *told)
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), str(target))) from error
 
 
 def names_to_write(data: DataSet, entry: Format) -> tuple[Names, list[str]]:
