@@ -80,12 +80,13 @@ def configure(
     """
     if resume:
         config = open_run(out).config
-        last: dict[str, Any] = {"data.path": str(data), **({"model.name": model} if model else {})}
+        last = {"model.name": model} if model else {}
     else:
         name = model or next((found for layer in reversed(layers) if (found := _model_name(layer))), DEFAULT_MODEL)
         config = build_config(data, name)
         last = {"model.name": name}
-    for layer in (*layers, {"out": str(out), **last}):
+    named: dict[str, Any] = {"data.path": str(data), "out": str(out), **last}
+    for layer in (*layers, named):
         config = override(config, layer)
     return config
 

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 import nuriwake as nw
+from nuriwake.api import configure, read_overrides
 from nuriwake.cli import run
 from nuriwake.engine.interrupts import Interrupts
 from nuriwake.inference.preprocessing import Preprocessing
@@ -217,6 +218,14 @@ def test_the_python_face(data, tmp_path):
     assert any(line.startswith("augmentation.preset = ") for line in lines)
     assert nw.describe(tmp_path / "b").space.names == ("background", "disc", "square", "triangle")
     assert nw.evaluate(tmp_path / "b", data).scores == found.scores
+
+
+def test_the_data_that_are_named_win_over_those_of_a_configuration_file(trained, data, tmp_path):
+    other = draw_demo_data(tmp_path / "other", train=2, val=1, size=(64, 64))
+    layer = read_overrides(trained / "config.yaml")
+    assert layer["data"]["path"] == str(data)
+    config = configure(other, model=None, out=tmp_path / "run", layers=(layer,))
+    assert (config.data.path, config.out, config.steps) == (other, tmp_path / "run", 4)
 
 
 @pytest.mark.parametrize(

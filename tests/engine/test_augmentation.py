@@ -2,6 +2,7 @@
 
 import os
 import sys
+import weakref
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -11,11 +12,10 @@ import pytest
 import torch
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.sample import Sample
 from nuriwake.data.formats import open_data
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.config import AugmentationConfig, RunConfig, override, read_overrides
-from nuriwake.engine.facts import channel_statistics, full_brightness
+from nuriwake.engine.facts import channel_statistics, data_facts, full_brightness, image_moments
 from nuriwake.engine.samples import IMAGENET, batches
 from nuriwake.engine.stream import DrawStream, Order
 from nuriwake.tasks import get_task
@@ -152,10 +152,43 @@ def test_statistics_of_float_images():
     image = np.linspace(-1000, 3000, 600, dtype=np.float32).reshape(20, 30, 1)
     holes = image.copy()
     holes[0, 0], holes[1, 1] = np.nan, np.inf
-    samples = [Sample(holes), Sample(image)]
-    assert full_brightness(samples, "float32") == 3000.0
-    assert full_brightness([Sample(image * 0)], "float32") == 1.0
-    values = np.concatenate([holes[np.isfinite(holes)], image.ravel()]) / 3000
-    (mean,), (deviation,) = channel_statistics([sample.image / np.float32(3000) for sample in samples])
+    finite = [holes[np.isfinite(holes)], image.ravel()]
+    moments = [image_moments(array, base) for array, base in zip((holes, image), (-1000.0, 5.0), strict=True)]
+    values = np.concatenate(finite) / 3000
+    (mean,), (deviation,) = channel_statistics(moments, unit=[3000.0, 3000.0])
     assert abs(mean - values.mean()) < 1e-4
     assert abs(deviation - values.std()) < 1e-4
+    levelled = np.concatenate([(finite[0] + 1000) / 4000, (finite[1] - 200) / 50])
+    (mean,), (deviation,) = channel_statistics(moments, unit=[4000.0, 50.0], zero=[-1000.0, 200.0])
+    assert abs(mean - levelled.mean()) < 1e-4
+    assert abs(deviation - levelled.std()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("highest", "dtype", "expected"),
+    [
+        (77, "uint8", 255),
+        (3000.0, "float32", 3000),
+        (0.0, "float32", 1),
+        (4095, "uint16", 4095),
+        (4096, "uint16", 8191),
+    ],
+)
+def test_full_brightness(highest, dtype, expected):
+    assert full_brightness(highest, dtype) == expected
+
+
+def test_one_image_is_in_memory_at_a_time(disc_data, monkeypatch):
+    """Photographs of 12 megapixels would fill any memory, 48 of them as floats."""
+    data, alive = open_data(disc_data), []
+    read = type(data).read
+
+    def counted(self, record, *args, **options):
+        sample = read(self, record, *args, **options)
+        assert sum(reference() is not None for reference in alive) <= 1
+        alive.append(weakref.ref(sample.image))
+        return sample
+
+    monkeypatch.setattr(type(data), "read", counted)
+    data_facts(data, disc_data)
+    assert len(alive) > 2

@@ -4,13 +4,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
-from nuriwake.core.targets import SemanticMap
+from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.core.views import instance_view
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import image_header
@@ -103,17 +104,17 @@ def machine_facts(device: torch.device, *, world: int = 1) -> MachineFacts:
 
 
 def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "val") -> DataFacts:
-    """Headers of up to 480 training images, and the pixels of up to 48, evenly spread."""
+    """Headers of up to 480 training images, and the pixels of up to 48, evenly spread, one in memory at a time."""
     records = data.records(train)
     sizes = np.array([image_header(record.image).size for record in spread(records, 10 * LOOKED_AT)])
     looked_at = spread(records, LOOKED_AT)
-    samples = [data.read(record) for record in looked_at]
-    maximum = full_brightness(samples, data.dtype)
-    mean, deviation = channel_statistics([sample.image.astype(np.float32) / maximum for sample in samples])
-    levels = [image_levels(finite_values(sample.image), LEVELS) for sample in samples]
-    spans = np.array([max(high - low, maximum * LEAST_SPAN) for low, high in levels])
-    levelled = [(sample.image - low) / span for sample, (low, _), span in zip(samples, levels, spans, strict=True)]
-    level_mean, level_deviation = channel_statistics(levelled)
+    seen = [_seen(data.read(record), data.space) for record in looked_at]
+    maximum = full_brightness(max(image.highest for image in seen), data.dtype)
+    levels = [image.levels for image in seen]
+    spans = [max(high - low, maximum * LEAST_SPAN) for low, high in levels]
+    moments = [image.moments for image in seen]
+    mean, deviation = channel_statistics(moments, unit=[maximum] * len(seen))
+    level_mean, level_deviation = channel_statistics(moments, unit=spans, zero=[low for low, _ in levels])
     area = float(sizes.prod(1).mean())
     bytes_per_pixel = data.channels * np.dtype(data.dtype).itemsize + (1 if data.space.exclusive else len(data.space))
     return DataFacts(
@@ -126,32 +127,73 @@ def data_facts(data: DataSet, path: Path, *, train: str = "train", val: str = "v
         smallest=int(sizes.min()),
         channels=data.channels,
         dtype=data.dtype,
-        grey=float(np.mean([_grey(sample.image) for sample in samples])) > 0.5,
+        grey=float(np.mean([image.grey for image in seen])) > 0.5,
         mean=mean,
         deviation=deviation,
         maximum=maximum,
         exposures=exposure_ratio([record.image for record in looked_at], levels, maximum * LEAST_SPAN),
         level_mean=level_mean,
         level_deviation=level_deviation,
-        class_pixels=_class_pixels(samples, data.space),
-        object_sizes=_object_sizes(samples),
-        most_objects=max((len(_object_boxes(sample)) for sample in samples), default=0),
+        class_pixels=tuple(int(value) for value in np.sum([image.class_pixels for image in seen], axis=0)),
+        object_sizes=_percentiles(np.concatenate([image.object_sizes for image in seen])),
+        most_objects=max(len(image.object_sizes) for image in seen),
         decoded_bytes=int(area * bytes_per_pixel * len(records)),
     )
 
 
-def full_brightness(samples: Sequence[Sample], dtype: str) -> float:
-    """The value that counts as 1; a unit, nothing is clipped to it.
+class Moments(NamedTuple):
+    """Of the finite values of one image, per channel (C,): their number, and sum and sum of squares of what they are above `base`."""
 
-    255 for 8 bit; for 16 bit the power of two less one that holds all values seen; for float32 the highest finite absolute
-    value seen, 1 where all are 0.
+    base: float
+    count: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+class _Seen(NamedTuple):
+    """What is kept of one image.
+
+    Attributes:
+        grey: three equal channels, or one.
+        highest: the highest finite absolute value.
+        levels: the percentiles `LEVELS`.
+        moments: about the lower one.
+        class_pixels: int64 (K,).
+        object_sizes: (N,), the square root of the area of the boxes of objects that count one by one; none for maps of classes.
+    """
+
+    grey: bool
+    highest: float
+    levels: tuple[float, float]
+    moments: Moments
+    class_pixels: np.ndarray
+    object_sizes: np.ndarray
+
+
+def _seen(sample: Sample, space: LabelSpace) -> _Seen:
+    image, target = sample.image, sample.target
+    finite = finite_values(image)
+    levels = image_levels(finite, LEVELS)
+    return _Seen(
+        grey=_grey(image),
+        highest=max(float(finite.max(initial=0)), -float(finite.min(initial=0))),
+        levels=levels,
+        moments=image_moments(image, levels[0]),
+        class_pixels=np.zeros(len(space), np.int64) if target is None else count_classes(target),
+        object_sizes=_object_sizes(target),
+    )
+
+
+def full_brightness(highest: float, dtype: str) -> float:
+    """The value that counts as 1, where `highest` is the highest absolute value seen; a unit, nothing is clipped to it.
+
+    255 for 8 bit; for 16 bit the power of two less one that holds it; for float32 the value itself, 1 where it is 0.
     """
     if dtype == "uint8":
         return 255.0
     if dtype == "float32":
-        return max(float(np.abs(sample.image[np.isfinite(sample.image)]).max(initial=0)) for sample in samples) or 1.0
-    highest = max(int(sample.image.max()) for sample in samples)
-    return float(2 ** max(8, min(16, highest.bit_length())) - 1)
+        return highest or 1.0
+    return float(2 ** max(8, min(16, int(highest).bit_length())) - 1)
 
 
 def finite_values(image: np.ndarray) -> np.ndarray:
@@ -161,15 +203,27 @@ def finite_values(image: np.ndarray) -> np.ndarray:
     return image[np.isfinite(image)]
 
 
-def channel_statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) per channel over all finite values of `images`, each (H, W, C) of floats."""
-    sums = np.zeros(images[0].shape[2])
-    squares, count = sums.copy(), sums.copy()
-    for image in images:
-        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
-        finite = np.isfinite(pixels)
-        pixels[~finite] = 0
-        sums, squares, count = sums + pixels.sum(0), squares + np.square(pixels).sum(0), count + finite.sum(0)
+def image_moments(image: np.ndarray, base: float) -> Moments:
+    """Of an image (H, W, C), one channel at a time."""
+    count, first, second = (np.zeros(image.shape[2]) for _ in range(3))
+    for channel in range(image.shape[2]):
+        values = finite_values(image[..., channel]).astype(np.float64).ravel()
+        values -= base
+        count[channel], first[channel] = values.size, values.sum()
+        second[channel] = np.square(values, out=values).sum()
+    return Moments(base, count, first, second)
+
+
+def channel_statistics(
+    images: Sequence[Moments], *, unit: Sequence[float], zero: Sequence[float] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) per channel of (value - zero) / unit over all finite values of all images; `unit` and `zero` per image."""
+    sums = squares = count = np.zeros(len(images[0].count))
+    for index, (base, number, first, second) in enumerate(images):
+        shift, scale = base - (zero[index] if zero is not None else 0.0), unit[index]
+        sums = sums + (first + number * shift) / scale
+        squares = squares + (second + 2 * shift * first + number * shift**2) / scale**2
+        count = count + number
     count = np.maximum(count, 1)
     mean = sums / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
@@ -194,22 +248,14 @@ def _grey(image: np.ndarray) -> bool:
     return image.shape[2] == 1 or (image.shape[2] == 3 and bool((small == small[..., :1]).all()))
 
 
-def _class_pixels(samples: Sequence[Sample], space: LabelSpace) -> tuple[int, ...]:
-    counts = [count_classes(sample.target) for sample in samples if sample.target is not None]
-    return tuple(int(value) for value in np.sum([np.zeros(len(space), np.int64), *counts], axis=0))
-
-
-def _object_boxes(sample: Sample) -> np.ndarray:
-    """Of the objects that count one by one, float32 (N, 4); none for maps of classes."""
-    target = sample.target
+def _object_sizes(target: Target | None) -> np.ndarray:
     if target is None or isinstance(target, SemanticMap):
-        return np.zeros((0, 4), np.float32)
+        return np.zeros(0)
     objects = instance_view(target)
-    return objects.boxes[~objects.crowd]
+    boxes = objects.boxes[~objects.crowd]
+    return np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
-def _object_sizes(samples: Sequence[Sample]) -> tuple[float, float, float]:
-    boxes = np.concatenate([_object_boxes(sample) for sample in samples])
-    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+def _percentiles(sizes: np.ndarray) -> tuple[float, float, float]:
     low, middle, high = np.percentile(sizes, (10, 50, 90)) if len(sizes) else (0.0, 0.0, 0.0)
     return round(float(low), 1), round(float(middle), 1), round(float(high), 1)
