@@ -356,6 +356,7 @@ def test_images_of_very_different_exposures_have_levels_of_their_own():
             {
                 "model.options.prior_pixels": True,
                 "model.options.prior_sizes": [8, 16, 32, 64, 128],
+                "model.options.prior_scales": [1.0, 1.5, 2.25],
                 "predict.decoding.detections": 300,
             },
         ),
@@ -371,6 +372,16 @@ def test_models_of_objects_are_told_how_large_and_how_many_they_are(model, expec
     }
     assert found == expected
     assert choose(config, facts, MACHINE)[1] == []
+
+
+def test_large_priors_are_dense_enough_as_they_are():
+    facts = replace(FACTS, object_sizes=(40.0, 80.0, 200.0), space=LabelSpace(("cell",), (True,)))
+    config = replace(OPEN, model=ModelConfig("yolact_mobilenet_v2"), task="instance")
+    assert choose(config, facts, MACHINE)[0].model.options["prior_sizes"][0] == 32
+    assert "prior_scales" not in choose(config, facts, MACHINE)[0].model.options
+    given = override(config, {"model.options": {"prior_sizes": [24, 48, 96, 192, 384]}})
+    small = replace(facts, object_sizes=(9.0, 20.0, 40.0))
+    assert "prior_scales" not in choose(given, small, MACHINE)[0].model.options
 
 
 @pytest.mark.parametrize(

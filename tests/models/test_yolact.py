@@ -73,6 +73,19 @@ def test_bad_options_are_refused():
         small(prior_sizes=(24.0, 48.0))
     with pytest.raises(UserError, match="above 0"):
         small(prior_ratios=(1.0, 0.0))
+    with pytest.raises(UserError, match="one prior scale"):
+        small(prior_scales=())
+
+
+def test_every_level_has_priors_of_each_scale():
+    plain, model = small(prior_pixels=True).eval(), small(prior_pixels=True, prior_scales=(1.0, 1.5)).eval()
+    with torch.no_grad():
+        one, output = plain(torch.zeros(1, 3, 64, 96)), model(torch.zeros(1, 3, 64, 96))
+    assert output.class_logits.shape[1] == output.priors.shape[0] == 2 * one.priors.shape[0]
+    shapes = output.priors.reshape(-1, 2, 3, 4)  # cells of all levels, scales, ratios
+    assert torch.equal(shapes[:, 0].reshape(-1, 4), one.priors)
+    assert torch.allclose(shapes[:, 1, :, 2:], shapes[:, 0, :, 2:] * 1.5)
+    assert torch.equal(shapes[:, 1, :, :2], shapes[:, 0, :, :2])
 
 
 def test_the_priors_keep_their_share_of_the_image():

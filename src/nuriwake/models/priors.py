@@ -20,26 +20,28 @@ def make_priors(
     sizes: Sequence[float],
     ratios: Sequence[float],
     *,
+    scales: Sequence[float] = (1.0,),
     square: bool = False,
     device: torch.device | None = None,
 ) -> Tensor:
-    """float32 (N, 4): for every cell of every map, row by row, a prior of each ratio, centred in the cell.
+    """float32 (N, 4): for every cell of every map, row by row, a prior of each scale and ratio, centred in the cell.
 
     Args:
         maps: (height, width) of the feature maps.
         sizes: for each map the side of its square priors, as a share of the input's.
         ratios: width / height; the area stays.
+        scales: times the size of the map; all ratios of the first come before those of the second.
         square: the height is the width, size * sqrt(ratio), whatever the ratio says: the priors of YOLACT's published
             weights, by a mistake that its authors kept.
     """
     parts: list[Tensor] = []
     for (height, width), size in zip(maps, sizes, strict=True):
-        widths = [size * sqrt(ratio) for ratio in ratios]
-        heights = widths if square else [size / sqrt(ratio) for ratio in ratios]
+        widths = [size * scale * sqrt(ratio) for scale in scales for ratio in ratios]
+        heights = widths if square else [size * scale / sqrt(ratio) for scale in scales for ratio in ratios]
         extent = torch.tensor([widths, heights], dtype=torch.float32, device=device).t()
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        shape = (height, width, len(ratios))
+        shape = (height, width, len(widths))
         fields = (x[None, :, None].expand(shape), y[:, None, None].expand(shape), *(
             side.expand(shape) for side in extent.unbind(1)
         ))  # fmt: skip

@@ -107,12 +107,14 @@ class Yolact(Model):
         prototypes: how many masks are combined.
         prior_sizes: side of the priors of each level, in pixels of an input of 550x550; three for the backbone's maps, each
             further one adds a level of half the resolution.
+        prior_scales: each level has priors of so many times its size (Bolya et al. 2019, YOLACT++, arXiv:1912.06218, section 6:
+            three); 1 alone is YOLACT.
         prior_pixels: these are the pixels of every input, whatever its size.
         prior_ratios: width / height of the priors.
         square_priors: every prior is as high as it is wide, as the published COCO weights have it (see `make_priors`).
 
     Raises:
-        UserError: the backbone lacks one of the strides, there are fewer than three prior sizes, or a size or ratio that
+        UserError: the backbone lacks one of the strides, there are fewer than three prior sizes, no scale or ratio, or one of them
             is not above 0.
     """
 
@@ -126,15 +128,17 @@ class Yolact(Model):
         pyramid_channels: int = 256,
         prototypes: int = 32,
         prior_sizes: tuple[float, ...] = (24.0, 48.0, 96.0, 192.0, 384.0),
+        prior_scales: tuple[float, ...] = (1.0,),
         prior_pixels: bool = False,
         prior_ratios: tuple[float, ...] = (1.0, 0.5, 2.0),
         square_priors: bool = False,
     ) -> None:
         super().__init__()
-        if len(prior_sizes) < len(STRIDES) or not prior_ratios or min(*prior_sizes, *prior_ratios) <= 0:
+        shapes = len(prior_scales) * len(prior_ratios)
+        if len(prior_sizes) < len(STRIDES) or not shapes or min(*prior_sizes, *prior_scales, *prior_ratios) <= 0:
             raise UserError(
-                f"YOLACT needs at least {len(STRIDES)} prior sizes and one prior ratio, all above 0; found {prior_sizes} "
-                f"and {prior_ratios}."
+                f"YOLACT needs at least {len(STRIDES)} prior sizes, one prior scale and one prior ratio, all above 0; found "
+                f"{prior_sizes}, {prior_scales} and {prior_ratios}."
             )
         self.encoder: Backbone = build_backbone(backbone, in_channels=in_channels, weights=backbone_weights)
         self.notes = self.encoder.notes
@@ -143,11 +147,12 @@ class Yolact(Model):
         # Priors of so many pixels are shares of no input.
         self.largest_stretch = None if prior_pixels else 1.0
         self.prior_shares = tuple(size / REFERENCE for size in prior_sizes)
-        self.prior_ratios, self.square_priors, self.prior_pixels = prior_ratios, square_priors, prior_pixels
+        self.prior_scales, self.prior_ratios = prior_scales, prior_ratios
+        self.square_priors, self.prior_pixels = square_priors, prior_pixels
         widths = [self.encoder.channels[index] for index in self.taken]
         self.pyramid = BilinearPyramid(widths, pyramid_channels, extra=len(prior_sizes) - len(STRIDES))
         self.prototypes = PrototypeHead(pyramid_channels, prototypes)
-        self.head = PriorHead(pyramid_channels, classes + 1, prototypes, priors=len(prior_ratios))
+        self.head = PriorHead(pyramid_channels, classes + 1, prototypes, priors=shapes)
         self.semantic = nn.Conv2d(pyramid_channels, classes, 1)
         for part in (self.pyramid, self.prototypes, self.head, self.semantic):
             for module in part.modules():
@@ -163,7 +168,12 @@ class Yolact(Model):
         logits, deltas, coefficients = (torch.cat([answer[i] for answer in answers], dim=1) for i in range(3))
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
         priors = make_priors(
-            sizes, self.prior_shares, self.prior_ratios, square=self.square_priors, device=images.device
+            sizes,
+            self.prior_shares,
+            self.prior_ratios,
+            scales=self.prior_scales,
+            square=self.square_priors,
+            device=images.device,
         )
         if self.prior_pixels:
             centre, width, height = priors.split((2, 1, 1), dim=1)
