@@ -18,7 +18,7 @@ install: .venv/installed
 demo: install
 	rm -rf demo
 	$(BIN)/nuriwake demo-data demo/shapes
-	$(BIN)/nuriwake train demo/shapes --model unet_mobilenet_v2 --out demo/run --budget 150s
+	$(BIN)/nuriwake train demo/shapes --model unet --model.options.width 16 --out demo/run --budget 150s
 	$(BIN)/nuriwake evaluate demo/run demo/shapes --split val
 	$(BIN)/nuriwake predict demo/run demo/shapes/images/val --out demo/predictions
 	$(BIN)/nuriwake plot demo/run

@@ -89,6 +89,22 @@ def test_predict_writes_labels_overlay_and_list(trained, data, tmp_path):
     np.testing.assert_array_equal(predictor(image).labels, np.asarray(Image.open(out / listed[0]["labels"][0])))
 
 
+def test_predict_sees_of_a_folder_what_training_sees(trained, data, tmp_path):
+    image, folder = sorted((data / "images" / "val").glob("*.jpg"))[0], tmp_path / "in"
+    (folder / ".thumbnails").mkdir(parents=True)
+    (folder / "sub.png").mkdir()
+    for place in ("a.jpg", ".x.jpg", ".thumbnails/b.jpg", "sub.png/c.jpg"):
+        shutil.copy(image, folder / place)
+    (folder / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / "._scan.nii.gz").write_bytes(b"\0\5\x16\7")
+    (folder / "linked").symlink_to(image.parent)
+    (folder / "self").symlink_to(".")
+    assert run(["predict", str(trained), str(folder), "--out", str(tmp_path / "out")]) == 0
+    listed = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    found = {Path(entry["image"]).relative_to(folder).as_posix() for entry in listed}
+    assert found == {"a.jpg", "sub.png/c.jpg", *(f"linked/{path.name}" for path in image.parent.iterdir())}
+
+
 def predicted(model: Path, images: Path, out: Path, *options: str) -> np.ndarray:
     """The labels of the only or first image."""
     assert run(["predict", str(model), str(images), "--out", str(out), *options]) == 0

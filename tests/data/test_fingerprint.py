@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from nuriwake.data.coding import MaskCoding
 from nuriwake.data.formats import open_data
@@ -79,6 +80,44 @@ def test_the_fingerprint_follows_colours_annotation_files_and_not_the_place(tmp_
     before = replace(data, sources=(source,)).fingerprint()
     source.write_text('{"x": 2}')
     assert before != replace(data, sources=(source,)).fingerprint()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp"])
+@pytest.mark.parametrize("what", ["images", "masks"])
+def test_the_fingerprint_follows_files_without_checksums(tmp_path, suffix, what):
+    def write(name: str, image: np.ndarray, mask: np.ndarray) -> None:
+        for kind, array in (("images", image), ("masks", mask)):
+            path = tmp_path / kind / f"{name}{suffix}"
+            path.parent.mkdir(exist_ok=True)
+            tifffile.imwrite(path, array) if suffix == ".tif" else save(path, array)
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 200, 300)).astype(np.uint8)
+    masks = rng.integers(0, 2, (3, 200, 300)).astype(np.uint8)
+    for name, image, mask in zip("abc", images, masks, strict=True):
+        write(name, image, mask)
+    before = open_data(tmp_path).fingerprint()
+    assert before == open_data(tmp_path).fingerprint()
+    path = tmp_path / what / f"b{suffix}"
+    size = path.stat().st_size
+    # The rows in the middle alone: neither the header nor the end tells.
+    image, mask = images[1].copy(), masks[1].copy()
+    (image if what == "images" else mask)[60:140] ^= 1
+    write("b", image, mask)
+    assert path.stat().st_size == size
+    assert before != open_data(tmp_path).fingerprint()
+
+
+def test_the_fingerprint_follows_jpeg_images_of_one_size(tmp_path):
+    folder(tmp_path, {name: mask(0, 1, size=(64, 64)) for name in "abc"})
+    path = tmp_path / "images" / "b.png"
+    path.unlink()
+    path = save(path.with_suffix(".jpg"), np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    before, data = open_data(tmp_path).fingerprint(), bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half : half + 600] = data[half : half + 600][::-1]
+    path.write_bytes(data)
+    assert before != open_data(tmp_path).fingerprint()
 
 
 @dataclass(frozen=True)

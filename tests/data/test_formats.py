@@ -1,5 +1,7 @@
 """The detector, YAML descriptions, Pascal VOC, and the real folders."""
 
+import unicodedata
+
 import cv2
 import numpy as np
 import pytest
@@ -83,9 +85,31 @@ def test_yaml_splits(plain):
     assert any("1 image is in none" in note for note in data.notes)
 
 
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_listed_names_may_be_composed_or_not(tmp_path, on_disk, listed):
+    names = [unicodedata.normalize(on_disk, f"ガ{i}.png") for i in range(4)]
+    make(tmp_path / "images", names)
+    make(tmp_path / "masks", names)
+    (tmp_path / "val.txt").write_text(unicodedata.normalize(listed, "ガ0\nガ1.png\n"), encoding="utf-8")
+    data = describe(tmp_path, unicodedata.normalize(listed, "splits: {train: ['ガ[23]'], val: val.txt}"))
+    found = {split: [record.name for record in part] for split, part in data.splits.items()}
+    assert found == {"train": ["ガ2", "ガ3"], "val": ["ガ0", "ガ1"]}
+
+
 def test_a_file_that_is_no_description(plain):
     with pytest.raises(UserError, match="a folder, a YAML file"):
         open_data(plain / "truth" / "a0.png")
+
+
+def test_the_root_of_a_description_may_begin_at_home(tmp_path, monkeypatch):
+    for name in ("photos", "elsewhere"):
+        (tmp_path / name).mkdir()
+    voc(tmp_path / "photos")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert describe(tmp_path / "elsewhere", "root: ~/photos").format == "voc"
+    (tmp_path / "elsewhere" / "data.yaml").write_bytes("classes: [建物]".encode("utf-16"))
+    with pytest.raises(UserError, match=r"data\.yaml: this is no UTF-8 text .* save it as UTF-8"):
+        open_data(tmp_path / "elsewhere" / "data.yaml")
 
 
 def voc(root, *, rgb=False):
@@ -123,6 +147,17 @@ def test_voc_image_sets(tmp_path):
     (sets / "val.txt").write_text("nothere\n")
     with pytest.raises(UserError, match=r"val\.txt: 1 names have no mask.*nothere"):
         open_data(tmp_path)
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_voc_image_sets_may_be_composed_or_not(tmp_path, on_disk, listed):
+    voc(tmp_path)
+    for path in (*tmp_path.glob("JPEGImages/[xyz].jpg"), *tmp_path.glob("SegmentationClass/*.png")):
+        path.rename(path.with_name(unicodedata.normalize(on_disk, f"ガ{path.name}")))
+    sets = tmp_path / "ImageSets" / "Segmentation"
+    (sets / "train.txt").write_text(unicodedata.normalize(listed, "ガx\nガy\n"), encoding="utf-8")
+    (sets / "val.txt").write_text(unicodedata.normalize(listed, "ガz\n"), encoding="utf-8")
+    assert {name: len(part) for name, part in open_data(tmp_path).splits.items()} == {"train": 2, "val": 1}
 
 
 def test_two_formats_fit(tmp_path):

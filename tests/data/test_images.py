@@ -290,6 +290,14 @@ def test_a_tiff_that_does_not_say_whether_0_is_black(tmp_path, rng):
         read_image(path)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_labels_of_a_tiff_are_numbers_whatever_is_shown_white(tmp_path, dtype):
+    labels = np.arange(12, dtype=dtype).reshape(3, 4)
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="miniswhite")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), labels)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], np.iinfo(dtype).max - labels)
+
+
 @pytest.mark.parametrize(
     ("options", "dtype"),
     [

@@ -1,6 +1,7 @@
 """Folders of images and masks: what is recognised, what is said of it, and what is refused with which sentence."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.targets import SemanticMap
 from nuriwake.core.views import semantic_view
 from nuriwake.data.formats import open_data
+from nuriwake.data.layout import holds_images, image_files
 from nuriwake.data.trainable import check_trainable
 
 
@@ -163,6 +165,113 @@ def test_grey_jpeg_masks_are_refused(tmp_path):
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize("described", [False, True])
+def test_jpeg_masks_with_colours_are_no_black_and_white(tmp_path, described):
+    coloured = np.zeros((96, 96, 3), np.uint8)
+    coloured[16:48, 16:48] = (255, 0, 0)
+    coloured[60:80, 60:80] = (0, 255, 0)
+    folder(tmp_path, {"a": coloured * 0, "b": coloured}, where="masks/{}.jpg")
+    (tmp_path / "data.yaml").write_text("threshold: 128\n")
+    with pytest.raises(UserError, match=r"b\.jpg: the mask is a JPEG with colours \(in 1\d\.\d% of its pixels.*as PNG"):
+        open_data(tmp_path / "data.yaml" if described else tmp_path)
+
+
+def test_a_jpeg_mask_with_colours_that_was_not_looked_at_is_refused_when_read(tmp_path):
+    square = np.zeros((64, 64), np.uint8)
+    square[16:48, 16:48] = 255
+    data = open_data(folder(tmp_path, dict.fromkeys("ab", square), where="masks/{}.jpg"))
+    save(data.splits["train"][0].target, np.dstack([square, square * 0, square * 0]))
+    with pytest.raises(UserError, match="the mask has colours"):
+        labels(data)
+
+
+def test_black_and_white_jpeg_of_three_channels_with_chroma_noise(tmp_path):
+    square = np.zeros((64, 64), np.uint8)
+    square[16:48, 16:48] = 255
+    noise = np.random.default_rng(0).integers(-9, 10, (64, 64, 3))
+    picture = np.clip(square[..., None] + noise, 0, 255).astype(np.uint8)
+    data = open_data(folder(tmp_path, {"a": square, "b": picture, "c": picture}, where="masks/{}.jpg"))
+    np.testing.assert_array_equal(labels(data), square // 255)
+
+
+def disc(value: int = 255, *, size=(160, 160), seed=0) -> np.ndarray:
+    x, y, radius = np.random.default_rng(seed).integers(60, 100, 3)
+    return cv2.circle(np.zeros(size, np.uint8), (int(x), int(y)), int(radius) // 2, value, -1)
+
+
+def resized(mask: np.ndarray) -> np.ndarray:
+    """By bilinear interpolation, which spoils a mask."""
+    return cv2.resize(mask, (129, 123), interpolation=cv2.INTER_LINEAR)
+
+
+def through_jpeg(mask: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize("spoil", [resized, through_jpeg, lambda mask: cv2.GaussianBlur(mask, (5, 5), 1)])
+@pytest.mark.parametrize("names", [None, ["background", "cell"]])
+def test_smoothed_masks_of_0_and_255_are_thresholded_and_said(tmp_path, spoil, names):
+    masks = {f"{i}": spoil(disc(seed=i)) for i in range(5)}
+    assert len(np.unique(np.concatenate([mask.ravel() for mask in masks.values()]))) > 20
+    if names:
+        tmp_path.joinpath("classes.json").write_text(json.dumps(names))
+    data = open_data(folder(tmp_path, {**masks, "empty": np.zeros_like(masks["0"])}))
+    assert data.space.names == tuple(names or ("background", "foreground"))
+    assert any("along edges" in note and "background (below 128)" in note for note in data.notes)
+    for record in [record for part in data.splits.values() for record in part if record.name != "empty"]:
+        np.testing.assert_array_equal(data.read(record).target.labels, masks[record.name] >= 128)
+
+
+def test_masks_that_are_mostly_smoothed_edges_are_refused(tmp_path):
+    folder(tmp_path, {f"{i}": cv2.GaussianBlur(disc(seed=i), (0, 0), 6) for i in range(4)})
+    with pytest.raises(UserError, match=r"\d+ values; \d\d\.\d% of their pixels are near 0 or 255.*'threshold: 128'"):
+        open_data(tmp_path)
+    (tmp_path / "data.yaml").write_text("threshold: 128\n")
+    assert open_data(tmp_path / "data.yaml").space.names == ("background", "foreground")
+
+
+def many_classes(rng: np.random.Generator) -> np.ndarray:
+    """150 classes as ADE20K's are, with a rim of 255 around each field."""
+    fields = rng.integers(0, 151, (8, 8)).astype(np.uint8).repeat(20, 0).repeat(20, 1)
+    fields[::20] = fields[:, ::20] = 255
+    return fields
+
+
+def rare_classes(rng: np.random.Generator) -> np.ndarray:
+    """Large fields of the classes 0 to 9 with rims of 255, and specks of many others: 98 % of the pixels are near the ends."""
+    out = rng.integers(0, 10, (4, 4)).astype(np.uint8).repeat(40, 0).repeat(40, 1)
+    out[::40] = out[:, ::40] = 255
+    for x, y in rng.integers(0, 156, (30, 2)):
+        out[y : y + 4, x : x + 3] = rng.integers(20, 230)
+    return out
+
+
+def numbered_objects(rng: np.random.Generator) -> np.ndarray:
+    """Objects of 4 x 3 pixels with the numbers 1 to 255 on much background: 97 % are near the ends, as 0 is."""
+    out = np.zeros((320, 320), np.uint8)
+    for number, place in enumerate(rng.permutation(400)[:255], start=1):
+        y, x = divmod(int(place), 20)
+        out[y * 16 : y * 16 + 4, x * 16 : x * 16 + 3] = number
+    return out
+
+
+def coded_beside_smoothed(rng: np.random.Generator) -> np.ndarray:
+    """Now a mask of 0 and 1, now a smoothed one of 0 and 255: a threshold would take the ones away."""
+    return disc(1) if rng.integers(2) else cv2.GaussianBlur(disc(), (5, 5), 1)
+
+
+@pytest.mark.parametrize("draw", [many_classes, rare_classes, numbered_objects, coded_beside_smoothed])
+def test_maps_of_many_values_are_not_taken_for_smoothed(tmp_path, draw):
+    rng = np.random.default_rng(3)
+    masks = {f"{i}": draw(rng) for i in range(8)}
+    values = sorted({value for mask in masks.values() for value in np.unique(mask).tolist()})
+    assert len(values) > 20
+    assert draw is many_classes or np.mean([(mask <= 16) | (mask >= 239) for mask in masks.values()]) >= 0.97
+    data = open_data(folder(tmp_path, masks))
+    assert len(data.space) > 20
+    assert not any("along edges" in note for note in data.notes)
+
+
 @pytest.mark.parametrize(
     ("images", "masks"),
     [
@@ -251,7 +360,7 @@ def test_grey_among_rgb_is_repeated_and_said(tmp_path):
     save(tmp_path / "images" / "a.png", image(channels=1)[..., 0])
     data = open_data(tmp_path)
     assert data.channels == 3
-    assert any("1 image of 3 are grey" in note for note in data.notes)
+    assert any("1 of 3 images is grey" in note for note in data.notes)
     assert all(data.read(r).image.shape[2] == 3 for part in data.splits.values() for r in part)
 
 
@@ -333,6 +442,62 @@ def test_unpaired_files_are_listed(tmp_path):
     assert any("12 images have no mask and are left out" in note for note in data.notes)
 
 
+@pytest.mark.parametrize(("of_images", "of_masks"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_composed_and_decomposed_names_are_one(tmp_path, of_images, of_masks):
+    for number in range(4):
+        save(tmp_path / "images" / unicodedata.normalize(of_images, f"町/ガーデン{number}.png"), image())
+        save(tmp_path / "masks" / unicodedata.normalize(of_masks, f"町/ガーデン{number}_マスクが.png"), mask(0, 1))
+    (tmp_path / "data.yaml").write_text(unicodedata.normalize(of_images, "mask_suffix: _マスクが"), encoding="utf-8")
+    data = open_data(tmp_path / "data.yaml")
+    records = [record for part in data.splits.values() for record in part]
+    assert sorted(record.name for record in records) == [f"町/ガーデン{number}" for number in range(4)]
+    for record in records:
+        assert record.image.name == unicodedata.normalize(of_images, record.image.name)
+        assert data.read(record).target is not None
+
+
+def test_folders_of_classes_may_be_decomposed(tmp_path):
+    for name in "ab":
+        save(tmp_path / "images" / f"{name}.png", image())
+        save(tmp_path / "masks" / unicodedata.normalize("NFD", "ガ") / f"{name}.png", mask(0, 1))
+    (tmp_path / "classes.json").write_text(json.dumps(["ガ"]))
+    assert labels(open_data(tmp_path)).any()
+
+
+def test_linked_folders_are_followed_but_not_into_themselves(tmp_path):
+    folder(tmp_path / "elsewhere", {name: mask(0, 1) for name in "ab"})
+    root = tmp_path / "data"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        (root / kind / "site").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / "elsewhere" / kind / "back").symlink_to(root / kind)
+    data = open_data(root)
+    assert data.format == "mask_folder"
+    assert sorted(record.name for part in data.splits.values() for record in part) == ["site/a", "site/b"]
+    (root / "images" / "self").symlink_to(".")
+    (root / "images" / "up").symlink_to("..")
+    assert set(image_files(root / "images")) == {"site/a", "site/b"}
+
+
+def test_one_folder_under_two_links_is_two(tmp_path):
+    folder(tmp_path / "elsewhere", {"a": mask(0, 1)})
+    for rater in ("one", "two"):
+        save(tmp_path / "data" / "masks" / rater / "a.png", mask(0, 1))
+        (tmp_path / "data" / "images").mkdir(exist_ok=True)
+        (tmp_path / "data" / "images" / rater).symlink_to(tmp_path / "elsewhere" / "images")
+    data = open_data(tmp_path / "data")
+    assert sorted(record.name for part in data.splits.values() for record in part) == ["one/a", "two/a"]
+
+
+def test_hidden_images_are_none(tmp_path):
+    folder(tmp_path, {name: mask(0, 1) for name in ("._a", ".b")})
+    (tmp_path / "images" / "c.png").mkdir()
+    assert image_files(tmp_path / "images") == {}
+    assert not holds_images(tmp_path / "images")
+    save(tmp_path / "images" / "c.png" / "d.png", image())
+    assert holds_images(tmp_path / "images")
+
+
 def test_truncated_image_is_named(tmp_path):
     folder(tmp_path, {name: mask(0, 1, size=(64, 64)) for name in "ab"}, images="images/{}.jpg")
     path = tmp_path / "images" / "a.jpg"
@@ -373,6 +538,8 @@ def test_one_class_opens_but_is_not_trainable(tmp_path):
     check_trainable(fine)
     with pytest.raises(UserError, match="'val' is empty"):
         check_trainable(fine.with_splits({"train": fine.splits["train"], "val": ()}))
+    with pytest.raises(UserError, match="'val' is empty; training needs two images at least"):
+        check_trainable(open_data(folder(tmp_path / "single", {"a": mask(0, 1)})))
 
 
 @pytest.mark.parametrize("value", [0, 1])

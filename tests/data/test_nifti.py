@@ -5,6 +5,7 @@ import itertools
 import json
 import pickle
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,17 @@ def test_ignore_values_and_folds(tmp_path):
     (root / "d.yaml").write_text("splits: {train: ['case_0[0-2]'], val: [case_03], test: [case_04.nii.gz]}")
     described = open_data(root / "d.yaml")
     assert {split: len(part) for split, part in described.splits.items()} == {"train": 18, "val": 6, "test": 6}
+
+
+def test_names_of_volumes_may_be_composed_or_not(tmp_path):
+    write_set(tmp_path, count=3)
+    for path in sorted(tmp_path.glob("*Tr/*")):
+        form = "NFD" if path.parent.name == "imagesTr" else "NFC"
+        path.rename(path.with_name(unicodedata.normalize(form, f"ガ{path.name}")))
+    names = [unicodedata.normalize("NFD", f"ガcase_{seed:02d}") for seed in range(3)]
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": names[:2], "val": names[2:]}]))
+    data = open_data(tmp_path)
+    assert {record.name.partition("/")[0] for record in data.splits["val"]} == {"ガcase_02"}
 
 
 def test_test_images_without_labels_are_said_to_be_left_out(tmp_path):

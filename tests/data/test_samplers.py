@@ -1,5 +1,7 @@
 """Splits, samplers, weights: determinism, exact counts and shares."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +36,14 @@ def test_splits_move_little_when_names_are_added():
     assert split_names(["a"], val_share=0.2) == (("a",), ())
     with pytest.raises(ValueError, match="unique"):
         split_names(["a", "a"])
+
+
+def test_splits_do_not_depend_on_how_a_name_is_written():
+    names = [f"ガーデン{i}" for i in range(40)]
+    apart = [unicodedata.normalize("NFD", name) for name in names]
+    assert set(names).isdisjoint(apart)
+    val = [unicodedata.normalize("NFC", name) for name in split_names(apart)[1]]
+    assert sorted(val) == list(split_names(names)[1])
 
 
 @settings(max_examples=40)
@@ -76,6 +86,30 @@ def test_the_share_of_focused_patches_is_the_share_asked_for(share, images, seed
     assert all(present[draw.index, draw.focus] for draw in focused)
     counts = [sum(draw.focus == label for draw in focused) for label in plan.occurring]
     assert max(counts) - min(counts) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1), st.integers(1, 10), st.integers(0, 100))
+def test_few_images_have_the_share_asked_for_over_epochs(share, images, seed):
+    plan = FocusPlan(np.ones((images, 3), bool), share, (1, 2))
+    sampler = EpochSampler(images, seed=seed, focus=plan)
+    epochs = [list(sampler.draws(epoch)) for epoch in range(50)]
+    counts = [sum(draw.focus != ANYWHERE for draw in draws) for draws in epochs]
+    assert abs(sum(counts) / (50 * images) - share) <= 0.02
+    assert max(counts) - min(counts) <= 1
+    # An epoch knows nothing of those before it: a resume begins anywhere.
+    assert list(EpochSampler(images, seed=seed, focus=plan).draws(37, start=images // 2)) == epochs[37][images // 2 :]
+
+
+@pytest.mark.parametrize(
+    ("images", "share", "each"),
+    [(1, 0.5, (0, 1)), (5, 0.5, (2, 3)), (10, 0.25, (2, 3)), (10, 0.3, (3,)), (3, 1 / 3, (1,)), (7, 1.0, (7,))],
+)
+def test_the_share_is_the_number_that_was_meant(images, share, each):
+    plan = FocusPlan(np.ones((images, 2), bool), share, (1,))
+    counts = [plan.positions(epoch, images) for epoch in range(100)]
+    assert sum(counts) == round(100 * share * images)
+    assert set(counts) == set(each)
 
 
 def test_a_plan_that_cannot_be_followed():

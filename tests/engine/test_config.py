@@ -94,3 +94,6 @@ def test_yaml_files(tmp_path):
     file.write_text("a: [")
     with pytest.raises(UserError, match="cannot be read"):
         read_overrides(file)
+    file.write_bytes("licence: 自分".encode("shift-jis"))
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        read_overrides(file)

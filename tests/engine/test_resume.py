@@ -213,6 +213,29 @@ def test_a_folder_that_holds_a_run_is_refused(tiny_config):
         train(tiny_config())
 
 
+def test_files_of_a_run_without_its_configuration_are_refused(tiny_config):
+    """A copied bundle and its evaluation would else pass for the result of a training that never took place."""
+    config = tiny_config()
+    run = train(config)
+    (run.folder / "config.yaml").unlink()
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"bundle\.safetensors, evaluation\.json\) without its config\.yaml"):
+        train(config)
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_stopped_while_the_best_weights_are_evaluated(tiny_config, monkeypatch):
+    def stop(job):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nuriwake.engine.train.finish", stop)
+        with pytest.raises(Interrupted, match="--resume evaluates and writes the bundle") as caught:
+            train(tiny_config())
+    assert caught.value.exit_code == 130
+    assert train(tiny_config(), resume=True).finished
+
+
 def test_resume_without_a_run_is_refused(tiny_config):
     with pytest.raises(UserError, match="holds no run"):
         train(tiny_config(), resume=True)
@@ -234,7 +257,16 @@ def test_resume_with_other_workers_is_allowed(tiny_config):
 def test_resume_with_other_data_is_refused(tiny_config, draw, tmp_path):
     train(tiny_config())
     other = draw(tmp_path / "other", train=11)
-    with pytest.raises(UserError, match="other data"):
+    with pytest.raises(UserError, match=r"other data: images of the split 'train' changed, 1 new \(.*another --out"):
+        train(tiny_config({"data.path": str(other)}), resume=True)
+
+
+def test_resume_after_a_mask_was_edited_says_what_to_do(tiny_config, draw, tmp_path):
+    other = draw(tmp_path / "other")
+    train(tiny_config({"data.path": str(other)}))
+    path = other / "masks" / "train" / "train03.png"
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[::-1])
+    with pytest.raises(UserError, match=r"contents of image, mask or annotation files.*Put the data back as they were"):
         train(tiny_config({"data.path": str(other)}), resume=True)
 
 

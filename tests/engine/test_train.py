@@ -175,6 +175,16 @@ def test_one_class_only_is_refused_and_leaves_nothing(tiny_config, draw, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_validation_image_that_is_cut_off_leaves_nothing(tiny_config, draw, tmp_path, monkeypatch):
+    monkeypatch.setattr("nuriwake.data.check._QUICK", 2)  # the one in the middle is not looked at closely
+    data = draw(tmp_path / "cut")
+    path = data / "images" / "val" / "val01.png"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"1 image is cut off\..*val01\.png"):
+        train(tiny_config({"data.path": str(data)}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_misspelt_model_leaves_nothing(tiny_config, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'unet_mobilenet_v2'"):
         train(tiny_config({"model.name": "unet_mobilnet_v2"}))

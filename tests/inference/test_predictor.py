@@ -222,6 +222,27 @@ def test_pillow_images_and_paths():
         predictor(Pointwise())("a.png")
 
 
+def test_a_pillow_image_is_turned_upright_as_a_file_is(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(picture(32, 40)).save(tmp_path / "a.png", exif=turned)
+    found = predictor(Pointwise())(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(found.labels, predictor(Pointwise())(np.rot90(picture(32, 40), -1).copy()).labels)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("P", 1), ("LA", 1), ("LA", 3), ("P", 3)])
+def test_pillow_images_of_other_modes_are_seen_as_their_colours(mode, channels):
+    grey = picture(32, 40)[..., :1].repeat(3, axis=2)
+    if mode == "P":  # an index says nothing by itself
+        image = Image.fromarray(255 - grey[..., 0]).convert("P")
+        image.putpalette(bytes(255 - index for index in range(256) for _ in range(3)))
+    else:
+        image = Image.fromarray(grey[..., 0]).convert(mode)
+    whole = Preprocessing(channels, (0.0,) * channels, (1.0,) * channels)
+    found = replace(predictor(Pointwise()), preprocessing=whole)
+    np.testing.assert_array_equal(found._array(image), grey[..., :channels])
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

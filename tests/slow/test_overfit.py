@@ -71,12 +71,12 @@ SEMANTIC = (
     Case("unet", 1000, 0.85, FAST | {"model.options": {"width": 16}}),
     Case("unet_mobilenet_v2", 500, 0.85, FAST),
     Case("deeplabv3_mobilenet_v2", 400, 0.85, FAST, near=True),
-    Case("deeplabv3plus_mobilenet_v2", 400, 0.85, FAST),
+    Case("deeplabv3plus_mobilenet_v2", 500, 0.85, FAST),
     Case("pspnet_mobilenet_v2", 400, 0.85, FAST, near=True),
     Case("semantic_fpn_mobilenet_v2", 400, 0.85, FAST),
-    Case("segformer_b0", 500, 0.85, FAST),
-    Case("hrnet_w18_small_v1", 400, 0.85, FAST),
-    Case("hrnet_ocr_w18", 400, 0.85, FAST | HRNET),
+    Case("segformer_b0", 1500, 0.85, FAST),
+    Case("hrnet_w18_small_v1", 1200, 0.85, FAST | {"optim.learning_rate": 2e-3}),
+    Case("hrnet_ocr_w18", 1200, 0.85, FAST | HRNET | {"optim.learning_rate": 2e-3}),
 )
 # Of the 512 regions per image that are learnt from, most show nothing in photographs as small as these.
 FEW_REGIONS = {"model.options": {"regions": {"sampled_regions": 64}}}

@@ -96,6 +96,10 @@ def displaced(size=(23, 31)):
     return GridDistortion(cells=4, strength=0.5).extend(warp, Request((20, 25)), rng).window(-2, 1, (22, 20))
 
 
+def displaced_on(warp):
+    return Elastic(cells=3, strength=0.2).extend(warp, Request(warp.size), np.random.default_rng(5))
+
+
 @pytest.mark.parametrize("border", ["reflect", "edge", "constant"])
 @pytest.mark.parametrize("build", [general, displaced])
 @pytest.mark.parametrize(("dtype", "channels"), [("uint8", 3), ("uint16", 5), ("float32", 12), ("uint8", 1)])
@@ -226,6 +230,36 @@ def test_windows_that_miss_the_image(border, place):
     warp = Warp.identity((5, 7)).window(*place, (4, 6))
     assert warp.image(picture(size=(5, 7)), border=border).shape == (4, 6, 3)
     assert (warp.labels(np.zeros((5, 7), np.uint8)) == IGNORE).all()
+
+
+def turned_on_a_strip(place, size=(6, 40_000)):
+    """A window about the point `place` of the source, turned, partly beyond the image."""
+    top, left = place[0] - 10, place[1] - 12
+    return Warp.identity(size).window(top, left, (20, 25)).affine(rotation(20, (20, 25)), (20, 25))
+
+
+@pytest.mark.parametrize("build", [turned_on_a_strip, lambda place: displaced_on(turned_on_a_strip(place))])
+@pytest.mark.parametrize("place", [(3, 0), (3, 39_995), (-9, 20_000), (2, 35_000), (900, 40_900)])
+@pytest.mark.parametrize("upright", [False, True])
+def test_images_longer_than_opencv_counts(build, place, upright):
+    image, warp = picture(size=(6, 40_000)), build(place)
+    if upright:
+        swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1.0]])
+        image = image.transpose(1, 0, 2)
+        warp = Warp((40_000, 6), warp.size, (swap @ warp.steps[0], *warp.steps[1:]))
+    difference = np.abs(warp.image(image).astype(float) - slow_image(warp, image)) / 255
+    # Beside the resolution of OpenCV, that of coordinates in float32 so far from the origin.
+    assert difference.max() < 0.06
+    assert difference.mean() < 0.012
+
+
+@pytest.mark.parametrize("border", ["reflect", "edge", "constant"])
+@pytest.mark.parametrize("beyond", [0, 500])
+def test_more_of_a_long_image_than_opencv_counts(border, beyond):
+    image = np.repeat(np.linspace(0, 1, 40_000, dtype=np.float32)[None, :, None], 30, axis=0)
+    shown = Warp.identity((30, 40_000)).window(0, -beyond, (30, 40_000 + 2 * beyond))
+    shown = shown.affine(scaling((40_000 + 2 * beyond) / 100, 1), (30, 100)).displace(np.zeros((2, 2, 2)))
+    np.testing.assert_allclose(shown.image(image, border=border), slow_image(shown, image, border), atol=0.02)
 
 
 def test_one_pixel_images():

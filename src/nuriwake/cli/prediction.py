@@ -22,6 +22,7 @@ from nuriwake.data.coco_ids import ImageIds, image_ids
 from nuriwake.data.coco_write import coco_results
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
+from nuriwake.data.layout import visible_files
 from nuriwake.data.nifti_address import volume_name
 from nuriwake.data.writing import refuse_unsuitable, write_data
 from nuriwake.data.written import WriteSettings
@@ -36,7 +37,7 @@ def find_images(paths: Sequence[Path], *, channels: int = 1) -> dict[str, Path]:
     """Image files and NIfTI volumes under `paths`: name of the prediction (relative, without suffix) -> file, sorted.
 
     Args:
-        paths: files and folders.
+        paths: files and folders; of a folder what `visible_files` finds, as for training.
         channels: of an image; as many volumes NAME_0000, NAME_0001, ... are one, and its file is the first.
 
     Raises:
@@ -186,9 +187,9 @@ def _listed(path: Path, channels: int) -> list[tuple[Path, str]]:
         return find_volumes([path], channels) if volume_name(path) is not None else [(path, path.stem)]
     if not path.is_dir():
         raise UserError(f"{path}: there is no such file or folder.")
-    everything = sorted(path.rglob("*"))
+    everything = sorted(Path(parent) / name for parent, names in visible_files(path) for name in names)
     files = [file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES]
-    volumes = find_volumes([file for file in everything if not file.name.startswith(".")], channels)
+    volumes = find_volumes(everything, channels)
     if not files and not volumes:
         known = ", ".join(sorted({*IMAGE_SUFFIXES, ".nii", ".nii.gz"}))
         raise UserError(f"{path}: no images in this folder (looked for {known}).")

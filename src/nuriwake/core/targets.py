@@ -99,7 +99,11 @@ def label_files(path: Path, space: LabelSpace) -> tuple[Path, ...]:
     if space.exclusive:
         return (path,)
     # A class name comes from a file: it must not lead out of the folder.
-    return tuple(path.parent / (name.replace("/", "_").lstrip(".") or "_") / path.name for name in space.names)
+    folders = [name.replace("/", "_").lstrip(".") or "_" for name in space.names]
+    if len({folder.casefold() for folder in folders}) < len(folders):
+        # "a/b" and "a_b", or "A" and "a" on disks that take them for one.
+        folders = [f"{label}_{folder}" for label, folder in enumerate(folders)]
+    return tuple(path.parent / folder / path.name for folder in folders)
 
 
 def write_palette_png(path: Path, labels: np.ndarray, colours: tuple[Colour, ...]) -> Path:

@@ -13,7 +13,7 @@ from nuriwake.data.description import DataDescription
 from nuriwake.data.headers import ImageHeader, image_header
 from nuriwake.data.parallel import each, spread
 from nuriwake.data.splitting import split_names
-from nuriwake.data.texts import read_text
+from nuriwake.data.texts import composed, read_text
 
 MOST_HEADERS = 5000
 """Of larger data sets this many image headers, evenly spaced, are looked at when opening; reading checks every image."""
@@ -59,7 +59,7 @@ def assemble(
     records = [record for part in splits.values() for record in part]
     if not records:
         raise UserError(f"{root}: no image with a mask was found.")
-    repeated = [name for name, count in Counter(record.name for record in records).items() if count > 1]
+    repeated = [name for name, count in Counter(composed(record.name) for record in records).items() if count > 1]
     if repeated:
         raise UserError(f"{root}: {len(repeated)} names stand for more than one image: {listed(sorted(repeated))}.")
     final, split_notes = final_splits(root, splits, description)
@@ -138,12 +138,12 @@ def final_splits(
 def _described(
     root: Path, records: Sequence[Record], description: DataDescription
 ) -> tuple[dict[str, tuple[Record, ...]], list[str]]:
-    by_name = {record.name: record for record in records}
+    by_name = {composed(record.name): record for record in records}
     parts: dict[str, tuple[Record, ...]] = {}
     taken: dict[str, str] = {}
     for split, given in description.splits.items():
         names = sorted(
-            {name for pattern in _entries(root, split, given) for name in _matching(pattern, by_name, split)}
+            {name for entry in _entries(root, split, given) for name in _matching(composed(entry), by_name, split)}
         )
         for name in names:
             if taken.setdefault(name, split) != split:
@@ -169,9 +169,14 @@ def _entries(root: Path, split: str, given: Sequence[str] | str) -> list[str]:
 
 
 def _matching(pattern: str, by_name: Mapping[str, Record], split: str) -> list[str]:
+    """Names for a composed `pattern`."""
     if pattern in by_name:
         return [pattern]
-    names = [name for name, record in by_name.items() if pattern in (record.image.name, record.image.stem)]
+    names = [
+        name
+        for name, record in by_name.items()
+        if pattern in (composed(record.image.name), composed(record.image.stem))
+    ]
     if not names and any(sign in pattern for sign in "*?["):
         names = [name for name in by_name if fnmatchcase(name, pattern)]
     if len(names) != 1 and not any(sign in pattern for sign in "*?["):

@@ -23,6 +23,7 @@ from nuriwake.data.coco_files import Category
 from nuriwake.data.coco_panoptic import CocoPanopticReader, PanopticIndex, labelled, read_panoptic_file
 from nuriwake.data.dataset import Record, listed
 from nuriwake.data.description import DataDescription
+from nuriwake.data.texts import composed
 
 STEM = "cityscapes_panoptic_"
 _PNG = "_gtFine_panoptic.png"
@@ -99,7 +100,7 @@ def _labels_of(path: Path, categories: tuple[Category, ...]) -> tuple[np.ndarray
 def _records(split: str, path: Path, images: Mapping[str, Path], rows: list[tuple[int, int, str]]) -> list[Record]:
     folder = path.with_suffix("")
     by_name = {key.rpartition("/")[2]: key for key in images if split_name(key.partition("/")[0]) in (split, None)}
-    bare = [Path(png).name.removesuffix(_PNG) for _, _, png in rows]
+    bare = [composed(Path(png).name.removesuffix(_PNG)) for _, _, png in rows]
     absent = [name for name in bare if name not in by_name]
     if absent:
         raise UserError(

@@ -12,7 +12,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, Colour
 from nuriwake.core.targets import unknown_labels
 from nuriwake.data.dataset import listed
-from nuriwake.data.observing import distinct, pack, unpack
+from nuriwake.data.observing import LEAST_TINTED, distinct, pack, tint_of, unpack
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,19 @@ class MaskCoding:
         if self.colours:
             return self._from_colours(raw, path)
         if raw.ndim == 3:
-            if not (np.array_equal(raw[..., 0], raw[..., 1]) and np.array_equal(raw[..., 0], raw[..., 2])) and not (
-                self.threshold is not None and path.suffix.lower() in (".jpg", ".jpeg")
-            ):
+            if self._has_colour(raw, path):
                 raise UserError(f"{path}: the mask has colours, but the other masks code classes by grey value.")
             raw = np.ascontiguousarray(raw[..., 0])
         if self.threshold is not None:
             return (raw >= self.threshold).astype(np.uint8)
         return self._from_values(raw, path)
+
+    def _has_colour(self, raw: np.ndarray, path: Path) -> bool:
+        if np.array_equal(raw[..., 0], raw[..., 1]) and np.array_equal(raw[..., 0], raw[..., 2]):
+            return False
+        # JPEG leaves small differences between the channels of a grey picture.
+        lossy = self.threshold is not None and path.suffix.lower() in (".jpg", ".jpeg")
+        return not lossy or tint_of(raw) >= LEAST_TINTED
 
     def _from_values(self, raw: np.ndarray, path: Path) -> np.ndarray:
         quick, free = _byte_table(self.values)

@@ -10,11 +10,17 @@ from nuriwake.core.lookup import did_you_mean
 from nuriwake.data.classes import IGNORE_NAMES, ClassList, class_label
 from nuriwake.data.coding import MaskCoding, from_mapping, identity
 from nuriwake.data.dataset import listed
-from nuriwake.data.observing import Observed, unpack
+from nuriwake.data.observing import NEAR, Observed, unpack
 
 BINARY = ("background", "foreground")
 LEAST_EXTREMES = 0.97
-"""JPEG masks with at least this share of pixels near 0 or 255 are black and white pictures."""
+"""JPEG and smoothed masks with at least this share of pixels near 0 or 255 are black and white pictures."""
+
+MOST_CODES = 5
+"""Masks with more values than this far from 0 and 255 may be smoothed; fewer are classes, such as the grey of a trimap."""
+
+_LEAST_BLENDED = 0.9
+_LEAST_ENDS = 0.5
 
 _TELL = 'name the classes in classes.json ({"classes": ["background", ...]}) or classes.txt'
 
@@ -64,6 +70,8 @@ def decide(
 def _decide(
     root: Path, seen: Observed, classes: ClassList, threshold: int | None, instance_ids: bool | None
 ) -> Decision:
+    if seen.tinted is not None:
+        _refuse_tinted(*seen.tinted)
     if threshold is not None:
         return _thresholded(root, classes, threshold, f"Masks are thresholded at {threshold}, as described.")
     if seen.lossy:
@@ -72,6 +80,8 @@ def _decide(
         return _instances(root, seen, classes, told=bool(instance_ids))
     if seen.colours:
         return _coloured(root, seen, classes)
+    if _is_smoothed(seen, classes):
+        return _smoothed(root, seen, classes)
     if classes.values:
         return _mapped(root, seen, classes)
     if classes.names:
@@ -133,6 +143,44 @@ def _lossy(root: Path, seen: Observed, classes: ClassList) -> Decision:
     raise UserError(
         f"{root}: masks are JPEG, which changes values, so classes cannot be told apart; save them as PNG, or write "
         "'threshold: 128' in a YAML description when they are black and white."
+    )
+
+
+def _refuse_tinted(path: Path, share: float) -> None:
+    raise UserError(
+        f"{path}: the mask is a JPEG with colours (in {share:.1%} of its pixels), so it is not black and white, and JPEG changes "
+        "colours around every edge, so classes cannot be told apart; export the masks as PNG, and name the colours in "
+        'classes.json ({"classes": [...], "colours": {...}}).'
+    )
+
+
+def _is_smoothed(seen: Observed, classes: ClassList) -> bool:
+    """Whether 8-bit masks were black and white before they were resized or drawn with smoothing, or went through JPEG.
+
+    Maps of many classes and numbers of objects have pixels of their middle values that stand side by side; those of a smoothed
+    edge stand between darker and lighter ones.
+    """
+    if seen.sixteen_bit or classes.values or len(classes.names) not in (0, 2) or not seen.values:
+        return False
+    middle = [value for value in seen.values if NEAR < value < 255 - NEAR]
+    ends = min(seen.values) <= NEAR and max(seen.values) >= 255 - NEAR
+    return len(middle) > MOST_CODES and ends and seen.extremes >= _LEAST_ENDS and seen.blended >= _LEAST_BLENDED
+
+
+def _smoothed(root: Path, seen: Observed, classes: ClassList) -> Decision:
+    found = f"{len(seen.values)} values; {seen.extremes:.1%} of their pixels are near 0 or 255"
+    if seen.extremes >= LEAST_EXTREMES and not classes.ignore:
+        return _thresholded(
+            root,
+            classes,
+            128,
+            f"Masks hold {found} and the rest lies along edges, as smoothing leaves it, so they are read as background (below "
+            f"128) and foreground. If the values are classes, {_TELL}.",
+        )
+    raise UserError(
+        f"{root}: masks hold {found} and the rest lies along edges, as smoothing leaves it, so values are no classes; draw and "
+        "resize masks with nearest neighbour and without anti-aliasing, or write 'threshold: 128' in a YAML description when "
+        "they are black and white."
     )
 
 

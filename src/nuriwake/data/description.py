@@ -10,6 +10,7 @@ import yaml
 from nuriwake.core.errors import UserError
 from nuriwake.core.serial import from_plain
 from nuriwake.data.dataset import DataSet
+from nuriwake.data.texts import read_text
 from nuriwake.data.written import Writer
 
 
@@ -119,11 +120,12 @@ def read_description(path: Path) -> DataDescription:
         UserError: no YAML, an unknown field (the nearest is named), or a value of another type.
     """
     try:
-        plain: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        plain: Any = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     try:
         read: DataDescription = from_plain(DataDescription, plain)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return from_plain(DataDescription, {**vars(read), "root": (path.parent / (read.root or ".")).resolve()})
+    root = Path(read.root or ".").expanduser()
+    return from_plain(DataDescription, {**vars(read), "root": (path.parent / root).resolve()})

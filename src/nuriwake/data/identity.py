@@ -1,10 +1,10 @@
-"""The fingerprint of a data set: what decides its images and labels, without reading them.
+"""The fingerprint of a data set: what decides its images and labels, without reading them whole.
 
 Counted are names and splits, the classes, how the reader decodes (colours, values, threshold, ignore), the whole contents of
-annotation files, and the size in bytes of every image and mask. Of masks the last bytes count as well: masks of a few classes
-often have the same size, and the end of a PNG holds checksums over all its pixels. Beyond `MOST_ENDS` mask files they are those of
-as many, evenly spaced, since opening a file costs many times what asking for its size does. No times count, and no path above
-the root, so that a copied folder is the same data.
+annotation files, and the size in bytes of every image and mask. Some of the bytes count as well, since masks of a few classes and
+uncompressed images often have the same size: the end of a PNG, which holds checksums over all its pixels, and blocks spread over any
+other file. Beyond `MOST_SAMPLED` files they are those of as many, evenly spaced, since opening a file costs many times what asking
+for its size does. No times count, and no path above the root, so that a copied folder is the same data.
 """
 
 import os
@@ -24,8 +24,11 @@ from nuriwake.data.parallel import each, spread
 if TYPE_CHECKING:
     from nuriwake.data.dataset import DataSet
 
-MOST_ENDS = 20_000
-"""Of so many mask files the last bytes are looked at."""
+MOST_SAMPLED = 20_000
+"""Of so many images, and of so many masks, some bytes are looked at."""
+
+_BLOCK, _BLOCKS = 256, 16
+_CHECKSUMS_LAST = (".png", ".gz")
 
 
 def fingerprint(data: "DataSet") -> str:
@@ -44,9 +47,11 @@ def fingerprint(data: "DataSet") -> str:
         for record in data.splits[split]:
             truth = plain(record.target, lambda path: _size(path, root))
             digest.update(repr((split, record.name, _size(record.image, root), truth)).encode())
-    masks = sorted({path for part in data.splits.values() for record in part for path in _paths(record.target)})
-    for end in each(_end, spread(masks, MOST_ENDS)):
-        digest.update(end)
+    records = [record for part in data.splits.values() for record in part]
+    for found in ((record.image for record in records), (record.target for record in records)):
+        files = sorted({path for item in found for path in paths_in(item)})
+        for sample in each(_sample, spread(files, MOST_SAMPLED)):
+            digest.update(sample)
     return digest.hexdigest()
 
 
@@ -72,10 +77,13 @@ def plain(value: Any, of_path: Callable[[Path], Any]) -> Any:
     return type(value).__qualname__
 
 
-def _paths(target: Any) -> list[Path]:
+def paths_in(target: Any) -> list[Path]:
+    """The files that a record's image or target names, also inside tuples and dataclasses."""
     if isinstance(target, Path):
         return list(stored_files(target))
-    return [path for item in target for path in _paths(item)] if isinstance(target, tuple | list) else []
+    if is_dataclass(target) and not isinstance(target, type):
+        target = [getattr(target, item.name) for item in fields(target)]
+    return [path for item in target for path in paths_in(item)] if isinstance(target, tuple | list) else []
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -100,10 +108,15 @@ def _contents(path: Path, root: Path) -> tuple[str, str]:
     return _relative(path, root), digest.hexdigest()
 
 
-def _end(path: Path) -> bytes:
+def _sample(path: Path) -> bytes:
+    """Blocks of `path`, evenly spaced, the first and the last among them; the last alone where it tells of all the others."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - 64, 0))
-            return file.read()
+        with path.open("rb", buffering=0) as file:
+            last = max(file.seek(0, os.SEEK_END) - _BLOCK, 0)
+            if path.suffix.lower() in _CHECKSUMS_LAST:
+                starts = [last]
+            else:
+                starts = [last * number // (_BLOCKS - 1) for number in range(_BLOCKS)]
+            return b"".join(file.read(_BLOCK) for start in starts if file.seek(start) == start)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error

@@ -44,7 +44,8 @@ def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = 
 def read_mask(path: str | Path, *, limit: int = MAX_PIXELS) -> np.ndarray:
     """The raw values of the mask at `path`: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB where colours are the code.
 
-    A palette PNG gives its indices; grey of 1, 2 or 4 bits gives 0..15 at most; the EXIF orientation is applied.
+    A palette PNG gives its indices; grey of 1, 2 or 4 bits gives 0..15 at most; the EXIF orientation is applied; "white is zero" of a
+    TIFF says how its labels are shown and leaves them as they are, but for 1 bit.
 
     Raises:
         UserError: as `read_image`, and for transparency, more than 3 channels, or values beyond 16 bits.
@@ -52,7 +53,7 @@ def read_mask(path: str | Path, *, limit: int = MAX_PIXELS) -> np.ndarray:
     path = Path(path)
     header = image_header(path, limit=limit)
     if header.kind == "tiff":
-        array = _whole_numbers(read_tiff(path, header), path)
+        array = _whole_numbers(read_tiff(path, header, numbers=True), path)
     elif header.palette or header.bits < 8:
         array = _indices(_bytes(path), path, header)
     else:

@@ -1,7 +1,7 @@
 """Where the images and the masks of a folder lie, and which belong together."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.data.assembly import split_name
 from nuriwake.data.dataset import listed
 from nuriwake.data.headers import IMAGE_SUFFIXES
+from nuriwake.data.texts import composed
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "groundtruth", "ground_truth")
@@ -64,21 +65,44 @@ def find_layout(root: Path, images: str | None = None, masks: str | None = None)
 def image_files(folder: Path) -> dict[str, Path]:
     """Every image file below `folder`: path without suffix, relative, with `/` -> file, sorted.
 
+    Keys are composed (see `composed`), so that they match whatever wrote the names; the paths are those on disk.
+
     Raises:
         UserError: two files of one name (a.jpg and a.png).
     """
     files: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+    for parent, names in visible_files(folder):
+        for name in names:
             stem, suffix = os.path.splitext(name)  # noqa: PTH122 (half the time of Path on 100,000 files)
-            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if suffix.lower() in IMAGE_SUFFIXES:
                 path = Path(parent) / name
-                key = (Path(parent) / stem).relative_to(folder).as_posix()
+                key = composed((Path(parent) / stem).relative_to(folder).as_posix())
                 if key in files:
                     raise UserError(f"{path}: there is also {files[key].name}; one name must be one image.")
                 files[key] = path
     return files
+
+
+def visible_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """(path of a folder, names of its files), of `folder` and all below it, in the order of names; hidden ones are left out.
+
+    Links are followed, except into a folder that they lie in themselves: such a walk would not end.
+    """
+    start = os.path.realpath(folder)
+    # Path of a folder -> its real path and those above it on the way, the real place last.
+    ways = {os.fspath(folder): (*map(str, Path(start).parents), start)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        yield parent, sorted(name for name in names if not name.startswith("."))
+        above = ways.pop(parent)
+        entered: list[str] = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            path = os.path.join(parent, name)  # noqa: PTH118 (as the walk writes it)
+            linked = os.path.islink(path)  # noqa: PTH114
+            real = os.path.realpath(path) if linked else os.path.join(above[-1], name)  # noqa: PTH118
+            if real not in above:
+                ways[path] = (*above, real)
+                entered.append(name)
+        folders[:] = entered
 
 
 def distinct_names(found: Sequence[tuple[str, Path]]) -> list[str]:
@@ -94,11 +118,11 @@ def distinct_names(found: Sequence[tuple[str, Path]]) -> list[str]:
 
 def holds_images(folder: Path) -> bool:
     """Whether there is an image file somewhere below `folder`; stops at the first."""
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names):  # noqa: PTH122
-            return True
-    return False
+    return any(
+        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+        for _, names in visible_files(folder)
+        for name in names
+    )
 
 
 @dataclass(frozen=True)
@@ -118,9 +142,12 @@ class Pairing:
 
 
 def pair(images: Mapping[str, Path], masks: Mapping[str, Path], suffix: str | None = None) -> Pairing:
-    """Match by name, or by the one common affix (`suffix`, or of the usual ones) that matches the most."""
+    """Match by name, or by the one common affix (`suffix`, or of the usual ones) that matches the most.
+
+    Composed and decomposed names are one name (see `composed`).
+    """
     best: tuple[dict[str, str], str] = ({}, "")
-    mask_affixes = _MASK_AFFIXES if suffix is None else (("", suffix),)
+    mask_affixes = _MASK_AFFIXES if suffix is None else (("", composed(suffix)),)
     for image_affix in _IMAGE_AFFIXES:
         bare = {_bare(key, image_affix): key for key in images}
         for mask_affix in mask_affixes:
@@ -155,7 +182,7 @@ def refuse_unpaired(root: Path, pairing: Pairing) -> None:
 
 
 def _bare(key: str, affix: tuple[str, str]) -> str | None:
-    folder, _, name = key.rpartition("/")
+    folder, _, name = composed(key).rpartition("/")
     prefix, suffix = affix
     if not (name.startswith(prefix) and name.endswith(suffix) and len(name) > len(prefix) + len(suffix)):
         return None

@@ -23,6 +23,7 @@ from nuriwake.data.images import read_mask
 from nuriwake.data.layout import Layout, Pairing, find_layout, holds_images, image_files, pair, refuse_unpaired
 from nuriwake.data.mask_folder_write import taken, write_mask_folder
 from nuriwake.data.observing import observe
+from nuriwake.data.texts import composed
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _open_layers(
 ) -> DataSet:
     found = sorted({key.partition("/")[0] for _, masks in files.values() for key in masks if "/" in key})
     names = classes.names or tuple(found)
-    unknown = sorted(set(found) - set(names))
+    unknown = sorted(set(found) - set(map(composed, names)))
     if unknown or not found:
         raise UserError(
             f"{root}: multi-label masks lie in masks/<class>/<name>.png; found the folders {listed(found) or 'none'}, the "
@@ -175,7 +176,7 @@ def _open_layers(
         alone = tuple(key for key in images if key not in covered)
         _unpaired(root, Pairing({}, "", alone, tuple(key for key in covered if key not in images)), description, notes)
         splits[split] = [
-            Record(_name(split, key), images[key], tuple(masks.get(f"{name}/{key}") for name in names))
+            Record(_name(split, key), images[key], tuple(masks.get(f"{composed(name)}/{key}") for name in names))
             for key in sorted(set(images) & set(covered))
         ]
     records = [record for part in splits.values() for record in part]

@@ -5,7 +5,6 @@ beside labelsTr/, and images/ beside masks/ or labels/, with or without train/ a
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 
 from nuriwake.core.errors import UserError
 from nuriwake.data.classes import IGNORE_NAMES, ClassList
-from nuriwake.data.layout import find_layout
+from nuriwake.data.layout import find_layout, visible_files
 from nuriwake.data.nifti_address import channel_of, volume_name
+from nuriwake.data.texts import composed
 
 CLASS_FILE, SPLIT_FILE = "dataset.json", "splits_final.json"
 _STAGES = {"train": "Tr", "val": "Val", "test": "Ts"}
@@ -48,7 +48,7 @@ def find_folders(root: Path, images: str | None, labels: str | None) -> Folders 
 
 def holds_volumes(folder: Path) -> bool:
     """Whether a NIfTI file lies somewhere below `folder`; stops at the first."""
-    return any(volume_name(Path(name)) is not None for _, _, names in _walk(folder) for name in names)
+    return any(volume_name(Path(name)) is not None for _, names in visible_files(folder) for name in names)
 
 
 def volume_files(folder: Path) -> dict[str, Path]:
@@ -58,13 +58,13 @@ def volume_files(folder: Path) -> dict[str, Path]:
         UserError: two files of one name (a.nii and a.nii.gz).
     """
     files: dict[str, Path] = {}
-    for parent, _, names in _walk(folder):
-        for name in sorted(names):
+    for parent, names in visible_files(folder):
+        for name in names:
             path = Path(parent) / name
             bare = volume_name(path)
             if bare is None:
                 continue
-            key = (Path(parent) / bare).relative_to(folder).as_posix()
+            key = composed((Path(parent) / bare).relative_to(folder).as_posix())
             if key in files:
                 raise UserError(f"{path}: there is also {files[key].name}; one name must be one volume.")
             files[key] = path
@@ -134,7 +134,7 @@ def listed_splits(root: Path) -> dict[str, tuple[str, ...]]:
     fold = plain[0] if isinstance(plain, list) and plain else None
     if not isinstance(fold, Mapping) or not all(isinstance(names, list) for names in fold.values()):
         raise UserError(f'{root / SPLIT_FILE}: expected [{{"train": [names], "val": [names]}}, ...].')
-    return {str(split): tuple(str(name) for name in names) for split, names in fold.items() if names}
+    return {str(split): tuple(composed(str(name)) for name in names) for split, names in fold.items() if names}
 
 
 def read_json(path: Path) -> Any:
@@ -160,12 +160,6 @@ def _pair(path: Path, key: str, value: Any) -> tuple[int, str]:
     if key.strip().isdigit():
         return int(key), str(value)
     raise UserError(f"{path}: labels: expected a value and a name, found {key!r}: {value!r}.")
-
-
-def _walk(folder: Path) -> Any:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield parent, folders, [name for name in names if not name.startswith(".")]
 
 
 def _suffix(path: Path) -> str:

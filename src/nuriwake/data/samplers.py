@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +31,11 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FocusPlan:
-    """Which share of an epoch's patches is centred on chosen classes.
+    """Which share of the patches is centred on chosen classes.
 
-    Of every epoch exactly `round(share * draws)` positions have a focus: a class, each of `classes` equally often, then an
-    image that holds it. Images without these classes are drawn at the other positions only.
+    Of the draws of the first epochs together, however many, the share has a focus, to the nearest whole number; two epochs
+    differ by one draw at most. A focus is a class, in an epoch each of `classes` equally often, then an image that holds it.
+    Images without these classes are drawn at the other positions only.
 
     Args:
         present: (N, K) bool: class k occurs in image n.
@@ -59,6 +62,13 @@ class FocusPlan:
     def occurring(self) -> tuple[int, ...]:
         """The classes that some image holds."""
         return tuple(label for label in self.classes if bool(self.present[:, label].any()))
+
+    def positions(self, epoch: int, draws: int) -> int:
+        """How many of the `draws` of `epoch` have a focus."""
+        # Rounded in every epoch alone, half of one image would be none in all of them. The fraction is the number that was
+        # meant: 0.3 * 10 is 3, which the nearest float of 0.3 falls short of.
+        each = Fraction(float(self.share)).limit_denominator(10**9) * draws
+        return floor((epoch + 1) * each + Fraction(1, 2)) - floor(epoch * each + Fraction(1, 2))
 
 
 class EpochSampler:
@@ -102,17 +112,9 @@ class EpochSampler:
             order = rng.choice(self.count, self.count, p=self.weights)
         focus = np.full(self.count, ANYWHERE)
         if self.focus is not None and self.focus.share > 0:
-            self._add_focus(order, focus, self.focus, rng)
+            chosen = rng.permutation(self.count)[: self.focus.positions(epoch, self.count)]
+            _add_focus(order, focus, chosen, plan=self.focus, rng=rng)
         return order, focus
-
-    def _add_focus(self, order: np.ndarray, focus: np.ndarray, plan: FocusPlan, rng: np.random.Generator) -> None:
-        chosen = rng.permutation(self.count)[: round(plan.share * self.count)]
-        # Equally often, up to one: deal the classes round and round in a random order.
-        classes = rng.permutation(plan.occurring)
-        focus[chosen] = np.resize(classes, len(chosen))
-        for label in classes.tolist():
-            positions = chosen[focus[chosen] == label]
-            order[positions] = rng.choice(np.flatnonzero(plan.present[:, label]), len(positions))
 
 
 def random_pixel(sample: Sample, label: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -158,6 +160,18 @@ def _instance_pixel(target: Instances, label: int, rng: np.random.Generator) -> 
     position = int(ends[2 * run] + pixel - (inside[run - 1] if run else 0))
     column, row = divmod(position, target.size[0])
     return row, column
+
+
+def _add_focus(
+    order: np.ndarray, focus: np.ndarray, chosen: np.ndarray, *, plan: FocusPlan, rng: np.random.Generator
+) -> None:
+    """Gives the `chosen` positions a focus, and an image that holds it."""
+    # Equally often, up to one: deal the classes round and round in a random order.
+    classes = rng.permutation(plan.occurring)
+    focus[chosen] = np.resize(classes, len(chosen))
+    for label in classes.tolist():
+        positions = chosen[focus[chosen] == label]
+        order[positions] = rng.choice(np.flatnonzero(plan.present[:, label]), len(positions))
 
 
 def _probabilities(weights: np.ndarray, count: int) -> np.ndarray:

@@ -3,13 +3,16 @@
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from nuriwake.data.texts import composed
+
 
 def split_names(
     names: Iterable[str], *, val_share: float = 0.2, seed: int = 0
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(train, val), each sorted: the `round(val_share * n)` names with the lowest hash of (seed, name) are val.
 
-    The order of `names` does not matter, no random generator is involved, and adding names moves few others. With two
+    The order of `names` does not matter, nor whether they are composed or decomposed (see `composed`); no random generator is
+    involved, and adding names moves few others. With two
     names or more and a share strictly between 0 and 1 neither part is empty.
 
     Raises:
@@ -29,4 +32,4 @@ def split_names(
 
 
 def _rank(name: str, seed: int) -> bytes:
-    return blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return blake2b(f"{seed}:{composed(name)}".encode(), digest_size=8).digest()

@@ -1,6 +1,7 @@
-"""Text files read whole: what is no text is said with its name and place; and sentences that count."""
+"""Text files read whole: what is no text is said with its name and place; names in one form; and sentences that count."""
 
 import re
+import unicodedata
 from pathlib import Path
 
 from nuriwake.core.errors import UserError
@@ -18,6 +19,11 @@ def read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def composed(name: str) -> str:
+    """`name` in the form in which it is compared (NFC): a Mac writes "ガ" as two characters, most others as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def counted(text: str, count: int) -> str:

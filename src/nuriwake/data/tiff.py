@@ -24,8 +24,10 @@ _PIXEL_TAGS = frozenset({256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 
 """What says how pixels are stored, from ImageWidth to SampleFormat (TIFF 6.0, sections 4 to 19)."""
 
 
-def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
+def read_tiff(path: Path, header: ImageHeader, *, numbers: bool = False) -> np.ndarray:
     """(H, W, C) of any dtype as stored, "white is zero" turned round.
+
+    With `numbers` the values are no brightnesses but labels: those of 8 bits and more stay as they are, whatever they are shown as.
 
     Of floats, what the file declares as nodata (GDAL's tag, usually NaN or -9999) becomes 0: a value that is no measurement
     would spoil the statistics and the loss. Whole numbers stay as they are.
@@ -54,7 +56,7 @@ def read_tiff(path: Path, header: ImageHeader) -> np.ndarray:
         raise UserError(f"{path}: the TIFF holds no pixels; the file is damaged.")
     order = [axes.index(axis) for axis in axes if axis in "YX"] + [i for i, axis in enumerate(axes) if axis not in "YX"]
     array = array.transpose(order).reshape(*(array.shape[i] for i in order[:2]), -1)
-    if inverted and array.dtype.kind in "ub":
+    if inverted and array.dtype.kind in "ub" and not (numbers and header.bits >= 8):
         array = np.invert(array, out=array if array.flags.writeable else None)
     return array if nodata is None or array.dtype.kind != "f" else _without(array, nodata)
 

@@ -21,7 +21,9 @@ def check_trainable(data: DataSet, *, train: str = "train", val: str = "val") ->
     """
     for split in (train, val):
         if not data.records(split):
-            raise UserError(f"{data.root}: the split '{split}' is empty.")
+            count = sum(len(data.records(name)) for name in data.splits)
+            few = "; training needs two images at least, one of them to be measured by" if count < 2 else ""
+            raise UserError(f"{data.root}: the split '{split}' is empty{few}.")
     records = data.records(train)
     maps = isinstance(data.read_target(records[0]), SemanticMap)
     needed = 2 if maps and data.space.exclusive else 1

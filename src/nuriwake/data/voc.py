@@ -21,7 +21,7 @@ from nuriwake.data.images import read_mask
 from nuriwake.data.layout import image_files
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.observing import Observed, observe, unpack
-from nuriwake.data.texts import read_text
+from nuriwake.data.texts import composed, read_text
 from nuriwake.data.voc_write import taken, truth_file, write_voc
 
 BACKGROUND_ID = 256
@@ -156,7 +156,7 @@ def _splits(home: Path, records: dict[str, Record], notes: list[str]) -> dict[st
         lists.pop("trainval", None)
     splits: dict[str, list[Record]] = {}
     for split, path in lists.items():
-        names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+        names = [composed(line.split()[0]) for line in read_text(path).splitlines() if line.strip()]
         without = [name for name in names if name not in records]
         if without and split == "test":
             notes.append(f"{len(without)} images of {path.name} have no mask and are left out.")

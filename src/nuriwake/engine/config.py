@@ -14,6 +14,7 @@ import yaml
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.data.texts import read_text
 from nuriwake.inference.settings import PredictSettings
 
 
@@ -299,8 +300,8 @@ def override(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def read_overrides(path: str | Path) -> Mapping[str, Any]:
     """The mapping in a YAML file, for `override`. Raises UserError when it cannot be read or is no mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_text(Path(path)))
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: the configuration cannot be read ({' '.join(str(error).split())}).") from error
     if values is None:
         return {}

@@ -23,6 +23,7 @@ import yaml
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.core.files import write_json, write_text
 from nuriwake.core.serial import from_plain, to_plain
+from nuriwake.data.dataset import DataSet, listed
 from nuriwake.engine.config import RunConfig, differences, fill, flatten, override
 from nuriwake.weights.bundle import FILE_NAME
 
@@ -41,6 +42,10 @@ FREE_FIELDS = frozenset(
         "evaluation.tolerance",
     }
 )
+
+
+_RESULTS = ("metrics.jsonl", "checkpoints", FILE_NAME, "evaluation.json")
+"""What a new run would take for its own."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,12 @@ def check_free(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the run, found a file; choose another name.")
+    left = [name for name in _RESULTS if (folder / name).exists()]
+    if left:
+        raise UserError(
+            f"{folder}: this folder holds files of a run ({', '.join(left)}) without its config.yaml; choose another folder, or move "
+            "them away."
+        )
 
 
 def resumed_config(config: RunConfig) -> RunConfig:
@@ -171,14 +182,28 @@ def resumed_config(config: RunConfig) -> RunConfig:
     return override(stored, free)
 
 
-def check_data(run: Run, fingerprint: str) -> None:
-    """Raises UserError when the run was started with other data."""
-    found = run.data.get("fingerprint")
-    if found != fingerprint:
+def check_data(run: Run, data: DataSet) -> None:
+    """Raises UserError when the run was started with other data; it says what changed, as far as the run remembers."""
+    found, now = run.data.get("fingerprint"), data.fingerprint()
+    if found != now:
         raise UserError(
-            f"{run.folder}: the run cannot be resumed with other data (names or sizes of files changed since it started: "
-            f"fingerprint {found} there, {fingerprint} now)."
+            f"{run.folder}: the run cannot be resumed with other data: {_changed(run.data, data)} since it started (fingerprint "
+            f"{found} there, {now} now). Put the data back as they were, or start anew with another --out."
         )
+
+
+def _changed(before: Mapping[str, Any], data: DataSet) -> str:
+    if before.get("space") != to_plain(data.space):
+        return "the classes changed"
+    names = {split: {record.name for record in records} for split, records in data.splits.items()}
+    was = {split: set(found) for split, found in before.get("splits", {}).items()}
+    for split in sorted({*names, *was}):
+        gone = sorted(was.get(split, set()) - names.get(split, set()))
+        new = sorted(names.get(split, set()) - was.get(split, set()))
+        if gone or new:
+            parts = [f"{len(part)} {word} ({listed(part)})" for part, word in ((gone, "gone"), (new, "new")) if part]
+            return f"images of the split '{split}' changed, {' and '.join(parts)},"
+    return "the contents of image, mask or annotation files, or how they are read, changed"
 
 
 def check_world(run: Run, world: int) -> None:

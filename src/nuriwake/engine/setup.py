@@ -173,11 +173,11 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     for note in data.notes:
         say(note)
     if config.data.check and not resume:
-        team.from_leader(lambda: _check_data(opened, say))
+        team.from_leader(lambda: _check_data(opened, config, say))
     facts: DataFacts | None = None
     if resume:
         run = open_run(config.out)
-        check_data(run, data.fingerprint())
+        check_data(run, data)
         check_world(run, team.world)
         preprocessing = from_plain(Preprocessing, run.data["preprocessing"])
     else:
@@ -196,6 +196,8 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         choices += more
     for line in (*(f"{choice.field} = {choice.value}: {choice.reason}" for choice in choices), *model.notes):
         say(line)
+    for line in () if resume else _worth_knowing(config, team, model):
+        say(line)
     job = _build(config, team, data, preprocessing, model=model, report=say)
     check_norms(job.model, job.frozen, config, channels=data.channels, world=team.world)
     job.predictor()  # settings that the decoder does not take come to light now, and not after the first steps
@@ -210,9 +212,22 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     return job
 
 
-def _check_data(data: DataSet, say: Report) -> None:
+def _worth_knowing(config: RunConfig, team: Team, model: Model) -> Iterator[str]:
+    if model.backbone() is not None and config.model.backbone_weights is None:
+        yield (
+            "The backbone starts from random weights and needs many more steps than a pretrained one: "
+            "model.backbone_weights takes a file, or 'pretrained' where there is a network."
+        )
+    if team.world > 1:
+        yield (
+            f"{team.world} processes: losses that are ratios over a batch (Dice and its kind) and, on CPUs, batch norms see the "
+            "images of their own process; all else is as in one process."
+        )
+
+
+def _check_data(data: DataSet, config: RunConfig, say: Report) -> None:
     """Raises UserError where a quick look finds what would surely give a useless model; says what is doubtful."""
-    findings = quick_check(data)
+    findings = quick_check(data, train=config.data.train, val=config.data.val)
     for finding in findings:
         if finding.severity == "doubtful":
             say(f"{finding.what} {finding.remedy} (nuriwake check tells more)")

@@ -1,6 +1,7 @@
 """The training loop. It reads from top to bottom; every name it calls is a plain function of the engine."""
 
 import math
+import signal
 import time
 from typing import Any
 
@@ -55,7 +56,11 @@ def train(config: RunConfig, *, resume: bool = False, report: Report | None = No
             ):
                 _train(job, interrupts, bar, records, started - job.position.elapsed)
             team.from_leader(lambda: None)
-            finish(job)
+            try:
+                finish(job)
+            except KeyboardInterrupt:
+                words = "stopped after the last step; the same command with --resume evaluates and writes the bundle."
+                raise Interrupted(f"{job.run.folder}: {words}", signal.SIGINT) from None
         return job.run
     finally:
         team.leave()

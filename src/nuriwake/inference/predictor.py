@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from nuriwake.core.errors import UserError
@@ -38,6 +38,9 @@ from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
 
 Precision = Literal["float32", "bfloat16", "float16"]
+_COLOURS = ("1", "P", "PA", "LA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
+"""Pillow's modes that are seen as RGB by models of three channels."""
+
 LEAST_OVERLAP = 8
 """Pixels that tiles must share for objects to be joined in them: two cells of a usual mask."""
 
@@ -161,8 +164,12 @@ class Predictor:
                 raise UserError(f"{image}: this predictor has no reader for files; give it an array or a Pillow image.")
             return self.preprocessing.checked(self.read(Path(image)), str(image))
         if isinstance(image, Image.Image):
-            colours = image.mode in ("1", "P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
-            image = np.asarray(image.convert("RGB") if colours and self.preprocessing.channels == 3 else image)
+            image = ImageOps.exif_transpose(image)  # upright, as the reader of files has it
+            if self.preprocessing.channels == 3 and image.mode in _COLOURS:
+                image = image.convert("RGB")
+            elif self.preprocessing.channels == 1 and image.mode in ("P", "LA", "PA"):
+                image = image.convert("L")
+            image = np.asarray(image)
         return self.preprocessing.checked(image)
 
     def _tiles(self, size: Size) -> Grid | None:

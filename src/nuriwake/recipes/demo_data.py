@@ -1,7 +1,7 @@
 """A small data set to try everything on: textured shapes on a textured ground, drawn here, the same on every machine.
 
-The classes differ in shape and weave, not in colour: every ground and every shape takes its two colours from the same
-distribution, so that a model has to look at neighbourhoods.
+The classes differ in shape and weave, and tend to a colour each, as things in photographs do: colour alone is right three times
+in four, and the ground has any, so that a model has to look at neighbourhoods too.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,9 @@ from nuriwake.core.targets import Size
 
 NAMES = ("background", "disc", "square", "triangle")
 """Label = position. Discs are dotted, squares striped, triangles chequered, the ground is cloudy."""
+
+TINTS = {1: (165, 125, 90), 2: (90, 130, 165), 3: (150, 100, 150)}
+"""Label -> the RGB about which the middle colours of a class lie."""
 
 
 def draw_demo_data(
@@ -52,7 +55,7 @@ def draw_scene(random: np.random.Generator, size: Size) -> tuple[np.ndarray, np.
     for _ in range(random.integers(2, 5)):
         label = int(random.integers(1, len(NAMES)))
         inside = _DRAWN[label](random, size)
-        image[inside] = _coloured(random, _WEAVES[label](random, size))[inside]
+        image[inside] = _coloured(random, _WEAVES[label](random, size), TINTS[label])[inside]
         mask[inside] = label
         rim = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)).astype(bool)
         mask[rim] = IGNORE
@@ -60,12 +63,14 @@ def draw_scene(random: np.random.Generator, size: Size) -> tuple[np.ndarray, np.
     return np.clip(noisy, 0, 255).astype(np.uint8), mask
 
 
-def _coloured(random: np.random.Generator, weave: np.ndarray) -> np.ndarray:
+def _coloured(
+    random: np.random.Generator, weave: np.ndarray, tint: tuple[int, int, int] | None = None
+) -> np.ndarray:
     """`weave` (H, W) in 0..1 between two random colours -> float64 (H, W, 3), 0..255.
 
-    The colours lie either side of a random middle, so that dark and light are no sign of a class.
+    The colours lie either side of a random middle, near `tint` or anywhere, so that dark and light are no sign of a class.
     """
-    middle = random.uniform(70, 185, 3)
+    middle = random.uniform(70, 185, 3) if tint is None else np.array(tint) + random.uniform(-35, 35, 3)
     apart = random.uniform(35, 65, 3) * random.choice((-1, 1))
     return middle + (weave[..., None] - 0.5) * 2 * apart
 
@@ -107,7 +112,7 @@ def _clouds(random: np.random.Generator, size: Size) -> np.ndarray:
 
 def _turned(random: np.random.Generator, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (H, W) along two turned axes, in periods of the weave."""
-    angle, period = random.uniform(0, np.pi), random.uniform(6, 9)
+    angle, period = random.uniform(0, np.pi), random.uniform(9, 13)
     rows, columns = np.mgrid[: size[0], : size[1]] / period
     return columns * np.cos(angle) + rows * np.sin(angle), rows * np.cos(angle) - columns * np.sin(angle)
 

@@ -1,6 +1,7 @@
 """Reading arrays at warped points: OpenCV for the bilinear images, exact numba kernels for coordinates and label maps."""
 
 from dataclasses import dataclass
+from math import floor
 from typing import Literal
 
 import cv2
@@ -11,6 +12,9 @@ from nuriwake.core.targets import Size
 
 Border = Literal["reflect", "edge", "constant"]
 """What an image shows beyond its border: its mirror image, its last pixel, or one value."""
+
+LONGEST = 32_766
+"""The longest side of an image that OpenCV warps: it counts pixels in 16 bits."""
 
 _BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "edge": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
 
@@ -101,17 +105,34 @@ def _part(image: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: Beyond) -> tu
     height, width = image.shape[:2]
     left, right, top, bottom = float(x.min()), float(x.max()), float(y.min()), float(y.max())
     if beyond.border == "reflect" and (left < 0 or top < 0 or right > width or bottom > height):
-        return image, 0, 0  # what is mirrored may lie anywhere
+        if max(height, width) <= LONGEST:
+            return image, 0, 0  # what is mirrored may lie anywhere
+        rows, columns = _reached(top, bottom, height), _reached(left, right, width)
+        return image[_mirrored(rows, height)[:, None], _mirrored(columns, width)], columns.start, rows.start
     first_x, first_y = (min(max(int(value) - 2, 0), side - 1) for value, side in ((left, width), (top, height)))
     last_x, last_y = (max(int(value) + 3, 0) for value in (right, bottom))
     return image[first_y : max(last_y, first_y + 1), first_x : max(last_x, first_x + 1)], first_x, first_y
 
 
+def _reached(first: float, last: float, side: int) -> range:
+    """The places on an axis of `side` pixels that points from `first` to `last` touch; those beyond it show mirrored pixels."""
+    reached = range(floor(first) - 2, floor(last) + 3)
+    return reached if len(reached) < side else range(side)  # OpenCV mirrors the whole axis as well
+
+
+def _mirrored(places: range, side: int) -> np.ndarray:
+    """The pixel that each of `places` shows on an axis of `side` pixels, as OpenCV's BORDER_REFLECT_101 has it."""
+    period = max(2 * (side - 1), 1)
+    folded = np.arange(places.start, places.stop) % period
+    return np.minimum(folded, period - folded) if side > 1 else np.zeros_like(folded)
+
+
 def _reduced(image: np.ndarray, factor: int) -> tuple[np.ndarray, float, float]:
+    """`image` averaged by `factor`, and by more along a side that would still be too long for OpenCV; and its scales."""
     height, width = image.shape[:2]
-    if factor == 1:
+    if factor == 1 and max(height, width) <= LONGEST:
         return image, 1.0, 1.0
-    size = (max(1, round(height / factor)), max(1, round(width / factor)))
+    size = (min(max(1, round(height / factor)), LONGEST), min(max(1, round(width / factor)), LONGEST))
     return resized(image, size), size[1] / width, size[0] / height
 
 

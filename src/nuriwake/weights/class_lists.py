@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.data.texts import read_text
 
 _VOC = """background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
 pottedplant sheep sofa train tvmonitor"""
@@ -115,10 +116,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         UserError: no such file, or no list of names.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the class list cannot be read ({error}).") from error
+    text = read_text(path)
     if path.suffix != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:

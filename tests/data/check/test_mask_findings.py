@@ -144,12 +144,39 @@ def test_jpeg_masks_and_their_ringing_in_png(clean):
     for name in originals:
         write(clean.mask(name), cv2.imread(str(clean.mask(name, ".jpg")), 0))
         clean.mask(name, ".jpg").unlink()
+    found = clean.findings()
+    assert found["ringing"].severity == "doubtful"
+    assert "threshold of 128" in found["ringing"].why
+    assert clean.harmful() == set()
+    clean.classes(*NAMES)
     assert "ringing" in clean.harmful()
 
 
 def test_anti_aliased_edges(clean):
     clean.each_mask(lambda mask: cv2.GaussianBlur(mask * 100, (5, 5), 1.2))
     assert "anti_aliased" in clean.harmful()
+
+
+def test_smoothed_black_and_white_masks_are_read_and_said(clean):
+    (clean.root / "classes.json").unlink()
+    for number, name in enumerate(clean.all):
+        write(clean.image(name), picture(number, (240, 320)))
+
+    def smoothed(mask):
+        large = np.where(mask, 255, 0).astype(np.uint8).repeat(5, 0).repeat(5, 1)
+        return cv2.GaussianBlur(large, (5, 5), 0.8)
+
+    clean.each_mask(smoothed)
+    assert "threshold of 128" in only(clean, "anti_aliased", "doubtful").why
+    assert quick_check(open_data(clean.root)) == ()
+
+
+def test_jpeg_masks_with_colours(clean):
+    colours = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+    (clean.root / "classes.json").unlink()
+    clean.each_mask(lambda mask: colours[mask], ".jpg")
+    assert "jpeg_masks" in clean.harmful()
+    assert "black and white" not in clean.findings()["jpeg_masks"].why
 
 
 def test_values_beyond_the_classes(clean):

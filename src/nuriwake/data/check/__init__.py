@@ -1,7 +1,7 @@
 """The data check: reads everything once and says, in order of harm, what is wrong, why it matters and what to do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nuriwake.data.check.finding import SEVERITIES, Finding, some
 from nuriwake.data.check.listing import list_data
 from nuriwake.data.check.looking import Look
 from nuriwake.data.check.survey import Survey, survey
+from nuriwake.data.check.wholeness import cut_off
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
 from nuriwake.data.parallel import spread
@@ -96,8 +97,9 @@ def check_data(
     return CheckResult(_ordered(findings), seen)
 
 
-def quick_check(data: DataSet) -> tuple[Finding, ...]:
-    """What surely spoils a training of `data`, from the headers and targets of some images of train and val, in seconds.
+def quick_check(data: DataSet, *, train: str = "train", val: str = "val") -> tuple[Finding, ...]:
+    """What surely spoils a training of `data`, in seconds: from the headers and targets of some images of `train` and `val`, and
+    from where each of their files ends.
 
     Returns:
         Findings in order of harm; a training should not begin with a harmful one.
@@ -105,14 +107,19 @@ def quick_check(data: DataSet) -> tuple[Finding, ...]:
     entries: list[Entry] = []
     seen: dict[str, tuple[Record, str]] = {}
     both: list[str] = []
-    for split in ("train", "val"):
-        records = data.splits.get(split, ())
-        for record in records:
+    records: list[Record] = []
+    for split in (train, val):
+        part = data.splits.get(split, ())
+        records += part
+        for record in part:
             if seen.setdefault(str(record.image), (record, split))[1] != split:
                 both.append(str(record.image))
-        entries += [Entry(record.name, split, record.image, record=record) for record in spread(records, _QUICK)]
+        entries += [Entry(record.name, split, record.image, record=record) for record in spread(part, _QUICK)]
     listing = Listing(data.root, data.format, "read", tuple(entries), space=data.space, data=data)
     found = survey(listing, Look("read", data, pixels=False), workers=1)
+    told = {(problem.kind, problem.sample) for facts in found.facts for problem in facts.problems}
+    cut = tuple(problem for problem in cut_off(data, records) if (problem.kind, problem.sample) not in told)
+    found = Survey(replace(listing, problems=cut), found.facts)
     found.partial = len(entries) < sum(map(len, data.splits.values()))
     findings = [finding for kind in _QUICK_CHECKS if (finding := CHECKS[kind](found)) is not None]
     if both:

@@ -262,7 +262,7 @@ def _corrected(survey: Survey, mask: MaskFacts, rule: str) -> np.ndarray | None:
 def _black_and_white(survey: Survey) -> bool:
     """Whether nearly all pixels of every mask are near 0 or 255, and no more than two classes are listed."""
     masks, classes = survey.masks, survey.listing.classes
-    plain = all(mask.extremes >= LEAST_EXTREMES * mask.pixels and not mask.coloured for mask in masks)
+    plain = all(mask.ends.near >= LEAST_EXTREMES * mask.pixels and not mask.coloured for mask in masks)
     return plain and len(classes.names) in (0, 2) and not classes.values and all(m.header.bits == 8 for m in masks)
 
 

@@ -13,6 +13,7 @@ from nuriwake.data.check.finding import Problem
 from nuriwake.data.dataset import DataSet
 from nuriwake.data.headers import ImageHeader, image_header
 from nuriwake.data.images import read_image
+from nuriwake.data.observing import Ends
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -41,7 +42,7 @@ class MaskFacts:
             colours and 16 bits.
         coloured: channels differ.
         three: there are three channels.
-        extremes: pixels within 16 of 0 or 255.
+        ends: how its pixels lie between 0 and 255; nothing is counted of colours and 16 bits.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class MaskFacts:
     between: np.ndarray
     coloured: bool
     three: bool
-    extremes: int
+    ends: Ends
 
     @property
     def pixels(self) -> int:

@@ -14,7 +14,7 @@ from nuriwake.data.check.looking import Facts, MaskFacts
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.headers import ImageHeader, image_header
 from nuriwake.data.images import read_mask
-from nuriwake.data.observing import pack
+from nuriwake.data.observing import LEAST_TINTED, Ends, ends_of, pack, stand_between, tint_of
 from nuriwake.data.statistics import count_classes
 
 MOST_VALUES = 4096
@@ -53,6 +53,8 @@ def mask_facts(path: Path, header: ImageHeader, raw: np.ndarray) -> MaskFacts:
     """What `raw` (H, W) or (H, W, 3), as `read_mask` gives it, holds."""
     three = raw.ndim == 3
     coloured = three and not bool(((raw[..., 0] == raw[..., 1]) & (raw[..., 0] == raw[..., 2])).all())
+    if coloured and header.kind == "jpeg":
+        coloured = tint_of(raw) >= LEAST_TINTED
     grey = np.ascontiguousarray(raw[..., 0]) if three else raw
     between = np.zeros(0, np.int64)
     if coloured:
@@ -64,12 +66,9 @@ def mask_facts(path: Path, header: ImageHeader, raw: np.ndarray) -> MaskFacts:
         values = np.flatnonzero(histogram)[:MOST_VALUES]
         counts = histogram[values]
         if grey.dtype == np.uint8 and len(values) > 2:
-            kernel = np.ones((3, 3), np.uint8)
-            inside = (cv2.erode(grey, kernel) < grey) & (grey < cv2.dilate(grey, kernel))
-            between = np.bincount(grey[inside], minlength=256)[values]
+            between = np.bincount(grey[stand_between(grey)], minlength=256)[values]
     if not len(between):
         between = np.zeros(len(values), np.int64)
-    near = counts[(values <= 16) | (values >= 239)].sum() if not coloured else 0
     return MaskFacts(
         path,
         header,
@@ -78,7 +77,7 @@ def mask_facts(path: Path, header: ImageHeader, raw: np.ndarray) -> MaskFacts:
         between.astype(np.int64),
         coloured,
         three,
-        int(near),
+        Ends(0, 0) if coloured else ends_of(grey),
     )
 
 

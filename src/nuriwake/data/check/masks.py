@@ -23,6 +23,9 @@ objects_disagree = told(
 )  # fmt: skip
 
 
+_CUT = " These are black and white and are read with a threshold of 128."
+
+
 def zero_255(survey: Survey) -> Finding | None:
     """Masks of 0 and 255: read as two classes; where 255 is ignored or classes are more, all of the foreground is lost."""
     found = [facts for facts in _single(survey) if set(_values(facts)) == {0, 255} and not facts.masks[0].coloured]
@@ -73,12 +76,12 @@ def jpeg(survey: Survey) -> Finding | None:
     if not found:
         return None
     masks = [mask for facts in found for mask in facts.masks]
-    plain = sum(mask.extremes for mask in masks) >= LEAST_EXTREMES * sum(mask.pixels for mask in masks)
+    plain = sum(mask.ends.near for mask in masks) >= LEAST_EXTREMES * sum(mask.pixels for mask in masks)
     return of_masks(
         "jpeg_masks", "doubtful" if plain else "harmful", found,
         what=f"{len(found):,} [mask is|masks are] JPEG, with up to {max(len(mask.values) for mask in masks)} values.",
         why="JPEG changes values around every edge (ringing), so that a label becomes another label."
-        + (" These are black and white and are read with a threshold of 128." if plain else ""),
+        + _CUT * plain,
         remedy="Export them as PNG" + ("; --fix writes them with the threshold." if plain else
         "; what JPEG lost cannot be computed back with certainty."),
     )  # fmt: skip
@@ -92,10 +95,11 @@ def ringing(survey: Survey) -> Finding | None:
     ]  # fmt: skip
     if not found or survey.listing.threshold is not None:
         return None
+    cut = _is_cut(survey)
     return of_masks(
-        "ringing", "harmful", found,
+        "ringing", "doubtful" if cut else "harmful", found,
         what=f"{len(found):,} [mask holds|masks hold] values scattered around a few, as JPEG leaves them.",
-        why="They were JPEG once: a label became other labels around every edge.",
+        why="They were JPEG once: a label became other labels around every edge." + _CUT * cut,
         remedy="Export them again as PNG from the annotations; for black and white masks write 'threshold: 128' in a YAML "
         "description.",
     )  # fmt: skip
@@ -107,10 +111,11 @@ def anti_aliased(survey: Survey) -> Finding | None:
     if not found or survey.listing.threshold is not None:
         return None
     values = max(len(_values(facts)) for facts in found)
+    cut = _is_cut(survey)
     return of_masks(
-        "anti_aliased", "harmful", found,
+        "anti_aliased", "doubtful" if cut else "harmful", found,
         what=f"{len(found):,} [mask has|masks have] smoothed edges, up to {values} values in one mask.",
-        why="Between class 0 and class 8 the edge passes through 1 to 7: every object gets a rim of other classes.",
+        why="Between class 0 and class 8 the edge passes through 1 to 7: every object gets a rim of other classes." + _CUT * cut,
         remedy="Draw and resize masks with nearest neighbour and without anti-aliasing; for two classes write 'threshold: 128' "
         "in a YAML description.",
     )  # fmt: skip
@@ -304,6 +309,12 @@ def layers(survey: Survey) -> Finding | None:
         why="A mask of one class says yes or no.",
         remedy="Write 0 and 255, or 0 and 1 with 255 for ignore.",
     )  # fmt: skip
+
+
+def _is_cut(survey: Survey) -> bool:
+    """Whether all masks are read with a threshold that was found to fit."""
+    decision = survey.decision
+    return isinstance(decision, Decision) and decision.coding is not None and decision.coding.threshold is not None
 
 
 def _single(survey: Survey) -> list[Facts]:

@@ -15,7 +15,7 @@ from nuriwake.data.check.looking import Facts, Look, MaskFacts
 from nuriwake.data.check.processes import each_process
 from nuriwake.data.coding import MaskCoding
 from nuriwake.data.deciding import Decision, decide
-from nuriwake.data.observing import Observed
+from nuriwake.data.observing import LEAST_TINTED, Observed, share_of_ends, tint
 
 Check = Callable[["Survey"], Finding | None]
 """One row of `CHECKS`."""
@@ -127,7 +127,8 @@ class Survey:
                 # Grey in a picture of three channels among coloured ones is a colour too.
                 firsts.setdefault(value * 0x10101 if coloured and not mask.coloured else value, mask.path)
         ordered = {value: firsts[value] for value in sorted(firsts)}
-        pixels = sum(mask.pixels for mask in lossy)
+        extremes, blended = share_of_ends([mask.ends for mask in self.masks])
+        tinted = ((mask.path, tint(mask.values, mask.counts)) for mask in lossy if mask.coloured)
         return Observed(
             {} if coloured else ordered,
             ordered if coloured else {},
@@ -137,8 +138,10 @@ class Survey:
             and not coloured,
             any(mask.three for mask in self.masks) and not coloured,
             bool(lossy),
-            sum(mask.extremes for mask in lossy) / pixels if lossy else 1.0,
+            extremes,
             tuple(int(mask.values.max(initial=0)) for mask in self.masks),
+            blended,
+            next((found for found in tinted if found[1] >= LEAST_TINTED), None),
         )
 
 
