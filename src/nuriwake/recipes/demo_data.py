@@ -63,9 +63,7 @@ def draw_scene(random: np.random.Generator, size: Size) -> tuple[np.ndarray, np.
     return np.clip(noisy, 0, 255).astype(np.uint8), mask
 
 
-def _coloured(
-    random: np.random.Generator, weave: np.ndarray, tint: tuple[int, int, int] | None = None
-) -> np.ndarray:
+def _coloured(random: np.random.Generator, weave: np.ndarray, tint: tuple[int, int, int] | None = None) -> np.ndarray:
     """`weave` (H, W) in 0..1 between two random colours -> float64 (H, W, 3), 0..255.
 
     The colours lie either side of a random middle, near `tint` or anywhere, so that dark and light are no sign of a class.
