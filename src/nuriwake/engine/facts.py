@@ -145,7 +145,7 @@ class Moments(NamedTuple):
     """Of the finite values of one image, per channel (C,): their number, and sum and sum of squares of what they are above `base`."""
 
     base: float
-    count: np.ndarray
+    number: np.ndarray
     first: np.ndarray
     second: np.ndarray
 
@@ -218,7 +218,7 @@ def channel_statistics(
     images: Sequence[Moments], *, unit: Sequence[float], zero: Sequence[float] | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, deviation) per channel of (value - zero) / unit over all finite values of all images; `unit` and `zero` per image."""
-    sums = squares = count = np.zeros(len(images[0].count))
+    sums = squares = count = np.zeros(len(images[0].number))
     for index, (base, number, first, second) in enumerate(images):
         shift, scale = base - (zero[index] if zero is not None else 0.0), unit[index]
         sums = sums + (first + number * shift) / scale
