@@ -17,6 +17,7 @@ def train(
     *,
     model: str | None = None,
     out: Path = Path("runs/latest"),
+    format: str | None = None,  # noqa: A002 (the contract's word)
     config: Path | None = None,
     resume: bool = False,
     fields: Annotated[Fields, Parameter(name="*")] = _NOTHING_TYPED,  # pyright: ignore[reportInvalidTypeForm]
@@ -27,12 +28,13 @@ def train(
         data: a folder whose format is recognised, or a YAML file that describes the data.
         model: one of 'nuriwake models'.
         out: the run folder.
+        format: of the data, where several fit; the same as --data.format.
         config: a YAML file with fields of the configuration; options on the command line win over it.
         resume: go on with the run in the folder; on the CPU the result is the same to the bit.
         fields: of the configuration.
     """
     from nuriwake.api import configure, read_overrides, train_config
 
-    layers = (read_overrides(config) if config else {}, given(fields))
+    layers = (read_overrides(config) if config else {}, given(fields), {"data.format": format} if format else {})
     settled = configure(data, model=model, out=out, layers=layers, resume=resume)
     train_config(settled, resume=resume, say=lambda line: print(line, flush=True))
