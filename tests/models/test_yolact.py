@@ -77,6 +77,19 @@ def test_bad_options_are_refused():
         small(prior_scales=())
 
 
+@pytest.mark.parametrize("size", [(64, 64), (96, 352)])
+def test_priors_in_pixels_stand_where_the_cells_are(size):
+    """A map of 6 cells of 64 pixels reaches beyond an input of 352: as shares of it they would stand ever further to the left."""
+    with torch.no_grad():
+        priors = small(prior_pixels=True).eval()(torch.zeros(1, 3, *size)).priors
+    centres = priors[::3, :2] * torch.tensor(size[::-1])  # three ratios to a cell
+    expected = []
+    for stride in (8, 16, 32, 64, 128):
+        rows, columns = (torch.arange(-(-side // stride)) * stride + stride / 2 for side in size)
+        expected.append(torch.cartesian_prod(rows, columns).flip(1))
+    assert torch.allclose(centres, torch.cat(expected))
+
+
 def test_every_level_has_priors_of_each_scale():
     plain, model = small(prior_pixels=True).eval(), small(prior_pixels=True, prior_scales=(1.0, 1.5)).eval()
     with torch.no_grad():

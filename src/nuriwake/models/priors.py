@@ -21,6 +21,7 @@ def make_priors(
     ratios: Sequence[float],
     *,
     scales: Sequence[float] = (1.0,),
+    cells: Sequence[tuple[float, float]] | None = None,
     square: bool = False,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -31,16 +32,18 @@ def make_priors(
         sizes: for each map the side of its square priors, as a share of the input's.
         ratios: width / height; the area stays.
         scales: times the size of the map; all ratios of the first come before those of the second.
+        cells: for each map the (height, width) of a cell, as a share of the input's; by default the map covers the input exactly.
         square: the height is the width, size * sqrt(ratio), whatever the ratio says: the priors of YOLACT's published
             weights, by a mistake that its authors kept.
     """
     parts: list[Tensor] = []
-    for (height, width), size in zip(maps, sizes, strict=True):
+    cells = [(1 / height, 1 / width) for height, width in maps] if cells is None else cells
+    for (height, width), size, (tall, wide) in zip(maps, sizes, cells, strict=True):
         widths = [size * scale * sqrt(ratio) for scale in scales for ratio in ratios]
         heights = widths if square else [size * scale / sqrt(ratio) for scale in scales for ratio in ratios]
         extent = torch.tensor([widths, heights], dtype=torch.float32, device=device).t()
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * tall
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * wide
         shape = (height, width, len(widths))
         fields = (x[None, :, None].expand(shape), y[:, None, None].expand(shape), *(
             side.expand(shape) for side in extent.unbind(1)

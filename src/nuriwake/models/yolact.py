@@ -109,7 +109,7 @@ class Yolact(Model):
             further one adds a level of half the resolution.
         prior_scales: each level has priors of so many times its size (Bolya et al. 2019, YOLACT++, arXiv:1912.06218, section 6:
             three); 1 alone is YOLACT.
-        prior_pixels: these are the pixels of every input, whatever its size.
+        prior_pixels: these are the pixels of every input, whatever its size, and so are the distances between priors.
         prior_ratios: width / height of the priors.
         square_priors: every prior is as high as it is wide, as the published COCO weights have it (see `make_priors`).
 
@@ -167,11 +167,17 @@ class Yolact(Model):
         answers = [self.head(level) for level in levels]
         logits, deltas, coefficients = (torch.cat([answer[i] for answer in answers], dim=1) for i in range(3))
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        cells: list[tuple[float, float]] | None = None
+        if self.prior_pixels:
+            # Of so many pixels too, in inputs of any size: a map of 5 cells of 64 pixels reaches beyond an input of 288.
+            strides = [STRIDES[0] * 2**level for level in range(len(levels))]
+            cells = [(stride / images.shape[-2], stride / images.shape[-1]) for stride in strides]
         priors = make_priors(
             sizes,
             self.prior_shares,
             self.prior_ratios,
             scales=self.prior_scales,
+            cells=cells,
             square=self.square_priors,
             device=images.device,
         )
