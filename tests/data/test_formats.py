@@ -132,7 +132,7 @@ def test_voc(tmp_path, rgb, nested):
     data = open_data(tmp_path)
     assert data.format == "voc"
     assert data.space.names == VOC_CLASSES
-    assert any("1 images of JPEGImages/ have no mask" in note for note in data.notes)
+    assert any("1 image of JPEGImages/ has no mask and is left out" in note for note in data.notes)
     np.testing.assert_array_equal(data.read(data.splits["train"][0]).target.labels, labels)
 
 

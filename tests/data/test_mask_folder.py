@@ -435,7 +435,7 @@ def test_unpaired_files_are_listed(tmp_path):
     text = str(caught.value)
     assert "12 images have no mask: lone00" in text
     assert "lone09 and 2 more" in text
-    assert "1 masks have no image: orphan" in text
+    assert "1 mask has no image: orphan" in text
     (tmp_path / "data.yaml").write_text("unpaired: skip\n")
     data = open_data(tmp_path / "data.yaml")
     assert sum(map(len, data.splits.values())) == 2

@@ -318,7 +318,7 @@ def change(root: Path, what: str) -> None:
         ("fraction", ["labelsTr/case_01.nii.gz", "0.5", "nearest neighbour"]),
         ("beyond", ["labelsTr/case_01.nii.gz", "expected 0..2, found 3, 6"]),
         ("negative", ["labelsTr/case_01.nii.gz", "found -"]),
-        ("alone", ["1 images have no mask: case_01"]),
+        ("alone", ["1 image has no mask: case_01"]),
         ("cut", ["imagesTr/case_01.nii.gz", "cut off"]),
         ("magic", ["imagesTr/case_01.nii.gz", "no NIfTI"]),
         ("plain", ["imagesTr/case_01.nii.gz", "no NIfTI"]),

@@ -119,7 +119,7 @@ def test_ade20k_made_up(tmp_path):
     np.testing.assert_array_equal(read_all(data)["val/x"].labels, labels)
     (tmp_path / "annotations/validation/x.png").unlink()
     png(tmp_path / "annotations/validation/y.png", labels)
-    with pytest.raises(UserError, match="1 images have no mask: x; 1 masks have no image: y"):
+    with pytest.raises(UserError, match="1 image has no mask: x; 1 mask has no image: y"):
         open_data(tmp_path)
     png(tmp_path / "images/validation/y.png", np.zeros((*SIZE, 3), np.uint8))
     (tmp_path / "images/validation/x.png").unlink()

@@ -9,7 +9,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.data.assembly import split_name
 from nuriwake.data.dataset import listed
 from nuriwake.data.headers import IMAGE_SUFFIXES
-from nuriwake.data.texts import composed
+from nuriwake.data.texts import composed, counted
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "groundtruth", "ground_truth")
@@ -167,13 +167,18 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], suffix: str | No
     )
 
 
+def alone(pairing: Pairing) -> list[tuple[str, tuple[str, ...]]]:
+    """("3 images have no mask", their names), and likewise of masks; nothing of a kind that has none."""
+    kinds = (
+        (pairing.images_alone, "[image has|images have] no mask"),
+        (pairing.masks_alone, "[mask has|masks have] no image"),
+    )
+    return [(f"{len(names)} {counted(text, len(names))}", names) for names, text in kinds if names]
+
+
 def refuse_unpaired(root: Path, pairing: Pairing) -> None:
     """Raises UserError that lists up to ten names of each kind, when something has no counterpart."""
-    parts: list[str] = []
-    if pairing.images_alone:
-        parts.append(f"{len(pairing.images_alone)} images have no mask: {listed(pairing.images_alone)}")
-    if pairing.masks_alone:
-        parts.append(f"{len(pairing.masks_alone)} masks have no image: {listed(pairing.masks_alone)}")
+    parts = [f"{what}: {listed(names)}" for what, names in alone(pairing)]
     if parts:
         raise UserError(
             f"{root}: {'; '.join(parts)}. An image and its mask have the same name; complete them, or write "

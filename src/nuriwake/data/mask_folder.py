@@ -20,7 +20,7 @@ from nuriwake.data.description import DataDescription, Format
 from nuriwake.data.geotiff_layout import georeferenced_masks, written_as
 from nuriwake.data.headers import image_header
 from nuriwake.data.images import read_mask
-from nuriwake.data.layout import Layout, Pairing, find_layout, holds_images, image_files, pair, refuse_unpaired
+from nuriwake.data.layout import Layout, Pairing, alone, find_layout, holds_images, image_files, pair, refuse_unpaired
 from nuriwake.data.mask_folder_write import taken, write_mask_folder
 from nuriwake.data.observing import observe
 from nuriwake.data.texts import composed
@@ -201,9 +201,9 @@ def _unpaired(where: Path, pairing: Pairing, description: DataDescription, notes
     if description.unpaired == "refuse":
         refuse_unpaired(where, pairing)
         return
-    for names, what in ((pairing.images_alone, "images have no mask"), (pairing.masks_alone, "masks have no image")):
-        if names:
-            notes.append(f"{len(names)} {what} and are left out, as described: {listed(names)}.")
+    for what, names in alone(pairing):
+        left = "is" if len(names) == 1 else "are"
+        notes.append(f"{what} and {left} left out, as described: {listed(names)}.")
 
 
 def _name(split: str, key: str) -> str:

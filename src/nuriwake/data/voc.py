@@ -21,7 +21,7 @@ from nuriwake.data.images import read_mask
 from nuriwake.data.layout import image_files
 from nuriwake.data.mask_folder import MaskReader
 from nuriwake.data.observing import Observed, observe, unpack
-from nuriwake.data.texts import composed, read_text
+from nuriwake.data.texts import composed, counted, read_text
 from nuriwake.data.voc_write import taken, truth_file, write_voc
 
 BACKGROUND_ID = 256
@@ -101,7 +101,9 @@ def open_voc(root: Path, description: DataDescription) -> DataSet:
     if not classes.names:
         classes = ClassList(VOC_CLASSES, source="the Pascal VOC challenge")
     if len(images) > len(masks):
-        notes.append(f"{len(images) - len(masks)} images of JPEGImages/ have no mask and are left out.")
+        count = len(images) - len(masks)
+        text = counted("[image|images] of JPEGImages/ [has no mask and is|have no mask and are] left out.", count)
+        notes.append(f"{count} {text}")
     seen = observe([(images[name], masks[name]) for name in sorted(masks)])
     if seen.colours and not classes.colours:
         space, coding = _palette_coding(home, seen, classes)
@@ -159,7 +161,8 @@ def _splits(home: Path, records: dict[str, Record], notes: list[str]) -> dict[st
         names = [composed(line.split()[0]) for line in read_text(path).splitlines() if line.strip()]
         without = [name for name in names if name not in records]
         if without and split == "test":
-            notes.append(f"{len(without)} images of {path.name} have no mask and are left out.")
+            text = f"[image|images] of {path.name} [has no mask and is|have no mask and are] left out."
+            notes.append(f"{len(without)} {counted(text, len(without))}")
         elif without:
             raise UserError(f"{path}: {len(without)} names have no mask in SegmentationClass/: {listed(without)}.")
         if part := [records[name] for name in names if name in records]:
