@@ -8,8 +8,7 @@ sizes), masks as outlines of 8 to 30 corners. Two times per tool, processor time
 - evaluate: from what the tool wants to the twelve figures. Ours: `Instances` of images, without the figures of single
   images, which no peer gives. Peers: their own `loadRes`, then evaluate, accumulate, summarize.
 - arrays: the same from the predicted arrays of each image: labels, scores, and uncompressed run lengths (masks) or boxes. Ours builds the `Instances` of
-  one image after the other, with their checks; for boxes their masks, which no peer is given, are made beforehand. The peers get what
-  they want in the fastest way that they have: hotcoco and ultrafast-pycocotools one array (N, 7) of all boxes, hotcoco for masks the
+  one image after the other, with their checks; of boxes one `BoxTable`. The peers get what they want in the fastest way that they have: hotcoco and ultrafast-pycocotools one array (N, 7) of all boxes, hotcoco for masks the
   same array with a list of compressed runs and the areas, the others dictionaries. Runs are compressed by our encoder, which is faster than theirs.
 
 All figures are compared with ours first; every tool reads the same truth, in its own `COCO` object, made beforehand.
@@ -30,6 +29,7 @@ from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.metrics.average_precision import FIGURES
+from nuriwake.metrics.box_table import BoxTable
 from nuriwake.metrics.instances import InstanceMetric
 
 SIZE, CLASSES = (480, 640), 80
@@ -48,9 +48,8 @@ class Arrays(NamedTuple):
     def masks(self) -> RunMasks:
         return RunMasks(self.counts, self.offsets, SIZE)
 
-    def instances(self, masks: RunMasks | None = None) -> Instances:
-        masks = self.masks() if masks is None else masks
-        return Instances(masks, self.labels, SPACE, scores=self.scores, boxes=self.boxes)
+    def instances(self) -> Instances:
+        return Instances(self.masks(), self.labels, SPACE, scores=self.scores, boxes=self.boxes)
 
 
 class Tool(NamedTuple):
@@ -109,9 +108,23 @@ def outline(generator: np.random.Generator, centre: np.ndarray, radius: float) -
 
 
 def ours(predictions: Iterable[Instances], truths: list[Instances], kind: str) -> np.ndarray:
+    """One image after the other, as `nuriwake evaluate` counts."""
     metric = InstanceMetric(SPACE, kinds=(kind,))
     for prediction, truth in zip(predictions, truths, strict=True):
         metric.add(prediction, truth)
+    return np.array(list(metric.compute().values()))
+
+
+def ours_at_once(found: list[Arrays], truth: BoxTable, images: int) -> np.ndarray:
+    """All boxes as one table."""
+    table = BoxTable(
+        np.repeat(np.arange(len(found)), [len(arrays.labels) for arrays in found]),
+        np.concatenate([arrays.boxes for arrays in found]),
+        np.concatenate([arrays.labels for arrays in found]),
+        scores=np.concatenate([arrays.scores for arrays in found]),
+    )
+    metric = InstanceMetric(SPACE, kinds=("box",))
+    metric.add_boxes(table, truth, images)
     return np.array(list(metric.compute().values()))
 
 
@@ -224,13 +237,15 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 def compare(found: list[Arrays], truths: list[Instances], tools: dict[str, Tool], kind: str, repeats: int) -> None:
     predictions = [arrays.instances() for arrays in found]
-    masks = [None if kind == "mask" else prediction.masks for prediction in predictions]
-    expected = ours(predictions, truths, kind)
+    truth_table, expected = BoxTable.of(truths), ours(predictions, truths, kind)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("nuriwake", *tools)}
     for repeat in range(repeats):
         evaluate, _ = timed(lambda: ours(predictions, truths, kind))
-        made = (arrays.instances(mask) for arrays, mask in zip(found, masks, strict=True))
-        arrays, _ = timed(lambda m=made: ours(m, truths, kind))
+        if kind == "mask":
+            arrays, figures = timed(lambda: ours((arrays.instances() for arrays in found), truths, kind))
+        else:
+            arrays, figures = timed(lambda: ours_at_once(found, truth_table, len(truths)))
+        np.testing.assert_array_equal(figures, expected)
         times["nuriwake"].append((evaluate, arrays))
         for name, tool in tools.items():
             if repeat and times[name][0][0] > 10:

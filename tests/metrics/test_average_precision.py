@@ -17,6 +17,8 @@ from nuriwake.core.labels import LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.serial import to_plain
 from nuriwake.metrics.average_precision import FIGURES
+from nuriwake.metrics.box_table import BoxTable
+from nuriwake.metrics.detections import by_falling_score
 from nuriwake.metrics.instances import InstanceMetric, instance_metric_names
 from nuriwake.metrics.mask_boundary import inner_boundary
 from nuriwake.metrics.metric import MetricSettings
@@ -289,6 +291,89 @@ def test_counting_without_figures_of_the_image_leaves_the_same_state():
     assert len(state["scores"]) > 2048
     for name, column in known.items():
         np.testing.assert_array_equal(state[name], column, err_msg=name)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_boxes_of_many_images_at_once_leave_the_same_state(shuffled):
+    pairs, once = pairs_of(31, 8) * 30, InstanceMetric(SPACE, kinds=("box",))
+    found, objects = (BoxTable.of([pair[side] for pair in pairs]) for side in (0, 1))
+    if shuffled:
+        # Any order of the images; within an image equal scores keep theirs.
+        images = np.random.default_rng(0).permutation(len(pairs))
+        found = rows_of(found, np.argsort(images[found.images], kind="stable"))
+        objects = rows_of(objects, np.argsort(-objects.images, kind="stable"))
+    for _ in range(2):
+        once.add_boxes(found, objects, len(pairs))
+    slow = metric_of(pairs * 2, kinds=("box",))
+    state = once.counts()
+    assert state["seen"].tolist() == [2 * len(pairs), 0]
+    for name, column in slow.counts().items():
+        np.testing.assert_array_equal(state[name], column, err_msg=name)
+    assert once.report() == slow.report()
+
+
+def rows_of(table, order):
+    scores = None if table.scores is None else table.scores[order]
+    columns = table.images[order], table.boxes[order], table.labels[order]
+    return BoxTable(*columns, scores=scores, crowd=table.crowd[order], areas=table.areas[order])
+
+
+def test_boxes_at_once_count_a_hundred_of_a_class_and_say_how_many_more():
+    count = 130
+    found = BoxTable(
+        np.repeat(np.int64(1), count),
+        np.tile(np.array([[0, 0, 4, 4]], np.float32), (count, 1)),
+        np.zeros(count, np.int32),
+        scores=np.linspace(1, 0, count, dtype=np.float32),
+    )
+    objects = BoxTable(np.array([1]), np.array([[0, 0, 4, 5]], np.float32), np.zeros(1, np.int32))
+    metric = InstanceMetric(SPACE, kinds=("box",))
+    metric.add_boxes(found, objects, 3)
+    assert metric.report().details["box_counts"] == {
+        "objects": 1, "detections": 100, "box_matched": 1, "box_missed": 0, "box_false": 99, "images": 3, "beyond_limit": 30
+    }  # fmt: skip
+    assert metric.compute()["box_ap50"] == metric.compute()["box_ap75"] == 1.0
+    assert objects.stated()[0].tolist() == [20.0]
+    none = BoxTable.of([])
+    metric.add_boxes(none, none, 0)
+    assert metric.counts()["seen"].tolist() == [3, 30]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.array([0, 3])}, "Images go from 0 to 2, found a box of image 3"),
+        ({"images": np.array([0, 1], np.int32)}, "images is int64"),
+        ({"labels": np.array([0, 4], np.int32)}, r"Labels go from 0 to 3 \(4 classes\), found 4"),
+        ({"scores": np.array([0.5, np.nan], np.float32)}, "Scores go from 0 to 1, found nan"),
+        ({"boxes": np.array([[0, 0, 1, 1], [2, 0, 1, 1]], np.float32)}, r"row 1 is \[2.0, 0.0, 1.0, 1.0\]"),
+        ({"boxes": np.array([[0, 0, np.inf, 1], [2, 0, 3, 1]], np.float32)}, "row 0 is"),
+        ({"boxes": np.array([[0, 0, 1, 1], [0, -np.inf, 3, 1]], np.float32)}, "row 1 is"),
+        ({"boxes": np.array([[0, 0, 1, 1], [0, 0, 3, np.nan]], np.float32)}, "row 1 is"),
+    ],
+)
+def test_bad_boxes_are_refused(change, message):
+    columns = {
+        "images": np.array([0, 1]),
+        "boxes": np.array([[0, 0, 1, 1], [0, 0, 2, 2]], np.float32),
+        "labels": np.array([0, 3], np.int32),
+        "scores": np.array([0.5, 1], np.float32),
+    }
+    metric = InstanceMetric(SPACE, kinds=("box",))
+    with pytest.raises(UserError, match=message):
+        metric.add_boxes(BoxTable(**(columns | change)), BoxTable(**columns), 3)
+    with pytest.raises(UserError, match="this one has mask, box"):
+        InstanceMetric(SPACE).add_boxes(BoxTable(**columns), BoxTable(**columns), 2)
+
+
+def test_the_order_by_falling_score_is_stable():
+    generator = np.random.default_rng(0)
+    for count in (0, 1, 5, 70_000):
+        scores = generator.choice(
+            np.array([0.0, -0.0, 1e-40, 0.1, 0.5, np.nextafter(np.float32(0.5), 1), 1.0], np.float32), count
+        )
+        scores[::3] = generator.random(len(scores[::3]))
+        np.testing.assert_array_equal(by_falling_score(scores), np.argsort(-scores, kind="stable"))
 
 
 def test_an_image_after_others_has_its_own_figures():

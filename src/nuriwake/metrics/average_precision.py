@@ -97,7 +97,7 @@ def _tables(
     objects: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     classes = np.flatnonzero(objects[:, 0])
-    first, grouped = _by_class(order, labels, objects.shape[0])
+    first, grouped = by_class(order, labels, objects.shape[0])
     precision = np.full((classes.size, 4, 10), np.nan)
     recall = np.full((classes.size, 6, 10), np.nan)
     most = 0
@@ -125,8 +125,8 @@ def _tables(
 
 
 @njit(cache=True, nogil=True)
-def _by_class(order: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """`first` (classes + 1,) and `grouped` (D,): the detections of class k are `grouped[first[k]:first[k + 1]]`, in their `order`."""
+def by_class(order: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """`first` (classes + 1,) and `grouped` (D,): those of label k are `grouped[first[k]:first[k + 1]]`, in their `order`."""
     first = np.zeros(classes + 1, np.int64)
     for label in labels:
         first[label + 1] += 1

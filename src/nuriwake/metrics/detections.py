@@ -1,8 +1,10 @@
 """The detections of a data set with what each of them turned out to be: the state behind average precision."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numba import njit
 
 from nuriwake.metrics.metric import Counts
 
@@ -60,14 +62,37 @@ class Detections:
         self.rows = self._room = len(order)
 
 
+@njit(cache=True, nogil=True)
 def by_falling_score(scores: np.ndarray) -> np.ndarray:
     """The order of `scores` (D,) float32, none negative, from the highest to the lowest; equal ones keep theirs.
 
-    Such numbers are ordered as their bits are, and NumPy sorts 16 bits at a time by counting, several times as fast as floats.
+    Such numbers are ordered as their bits are, so they are sorted by counting, eleven bits at a time.
     """
-    bits = ~(scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
-    order = np.argsort(bits.astype(np.uint16), kind="stable")
-    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
+    places = np.zeros((3, 2048), np.int64)
+    # The inverted bits of the score, and below them its number.
+    one, other = np.empty(scores.size, np.uint64), np.empty(scores.size, np.uint64)
+    for d in range(scores.size):
+        one[d] = np.uint64(~bits[d]) << np.uint64(32) | np.uint64(d)
+        for digit in range(3):
+            places[digit, _digit(one[d], digit)] += 1
+    for digit in range(3):
+        before = 0
+        for value in range(2048):
+            here = places[digit, value]
+            places[digit, value] = before
+            before += here
+        for d in range(scores.size):
+            value = _digit(one[d], digit)
+            other[places[digit, value]] = one[d]
+            places[digit, value] += 1
+        one, other = other, one
+    return (one & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _digit(key: Any, digit: Any) -> Any:
+    return key >> np.uint64(32 + 11 * digit) & np.uint64(2047)
 
 
 def _turns(images: np.ndarray, index: int, counts: Sequence[int]) -> np.ndarray:

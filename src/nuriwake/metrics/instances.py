@@ -8,6 +8,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
 from nuriwake.metrics.average_precision import FIGURES, PrecisionTables, image_figures, precision_tables
+from nuriwake.metrics.box_table import BoxTable, judge_tables
 from nuriwake.metrics.detections import Detections, by_falling_score
 from nuriwake.metrics.judging import Judge, judge_boundaries, judge_boxes, judge_masks
 from nuriwake.metrics.matching import choose, count_objects
@@ -78,6 +79,30 @@ class InstanceMetric:
         count_objects(target.labels, target.areas, target.crowd, self._objects)
         self._seen[0] += 1
         self._seen[1] += len(order) - found
+
+    def add_boxes(self, found: BoxTable, objects: BoxTable, images: int) -> None:
+        """Count `images` images by their boxes alone, all at once: what `add` does for one after the other, several times as fast.
+
+        Args:
+            found: the detections of all of these images.
+            objects: their truth.
+            images: how many they are, those with neither included.
+
+        Raises:
+            UserError: this metric has other kinds than boxes; a box is of no class of the metric or of no image.
+        """
+        if self.kinds != ("box",):
+            raise UserError(
+                f"Boxes alone are counted by InstanceMetric(space, kinds=('box',)), this one has {', '.join(self.kinds)}."
+            )
+        for table in (found, objects):
+            table.check(self.space, images)
+        rows = self._detections.reserve(len(found.images))
+        kept = judge_tables(found, objects, images, len(self.space), rows, "box")
+        rows["images"][:kept] += self._seen[0]
+        self._detections.keep(kept)
+        count_objects(objects.labels, *objects.stated(), self._objects)
+        self._seen += images, len(found.images) - kept
 
     def compute(self) -> dict[str, float]:
         """`<kind>_<figure>`: the twelve of each kind; nan where no object counts."""
