@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 
 from nuriwake.core.errors import RunError, UserError
+from nuriwake.core.labels import LabelSpace
 from nuriwake.data.formats import open_data
 from nuriwake.engine.checkpoint import read_torch
-from nuriwake.engine.evaluate import EvaluationRequest, evaluate
+from nuriwake.engine.evaluate import EvaluationRequest, check_space, evaluate
 from nuriwake.engine.run import open_run
 from nuriwake.engine.train import train
 from nuriwake.tasks import get_task
@@ -189,6 +191,33 @@ def test_a_misspelt_model_leaves_nothing(tiny_config, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'unet_mobilenet_v2'"):
         train(tiny_config({"model.name": "unet_mobilnet_v2"}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        (["a", "b"], ["b", "a"], "have the classes a, b, but the model knows b, a"),
+        (
+            list("abcdefghij"),
+            list("abcdefghix"),
+            "have 10 classes, but the model knows 10; only the data have j; only the model has x",
+        ),
+        (list("abcdefghij"), list("abcdefghi"), "have 10 classes, but the model knows 9; only the data have j"),
+        (list("abcdefghij"), list("abdcefghij"), "another order: class 2 is 'c' in the data and 'd' to the model"),
+        (
+            [f"x{i}" for i in range(80)],
+            [str(i) for i in range(80)],
+            "x0, x1, x2, x3, x4, x5, x6, x7 and 72 more; only the model has 0, 1,",
+        ),
+    ],
+)
+def test_classes_that_differ_are_named_a_few_at_most(data, model, message):
+    one, other = (LabelSpace(tuple(names)) for names in (model, data))
+    found = SimpleNamespace(answers=one, task="semantic"), SimpleNamespace(space=other, root="street")
+    with pytest.raises(UserError) as caught:
+        check_space(*found)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 def test_other_classes_than_the_model_are_refused(tiny_config, draw, tmp_path):

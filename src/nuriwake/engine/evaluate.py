@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Target
 from nuriwake.data.dataset import DataSet, Record
@@ -190,8 +191,7 @@ def check_space(predictor: Predictor, data: DataSet) -> None:
     one, other = predictor.answers, data.space
     if one.names != other.names or one.exclusive != other.exclusive:
         raise UserError(
-            f"{data.root}: the data have the classes {', '.join(other.names)}, but the model knows {', '.join(one.names)}; "
-            "evaluate on data with the model's classes."
+            f"{data.root}: {_difference(one, other)}; evaluate on data with the model's classes, in its order."
         )
     differing = [name for name, *sorts in zip(one.names, one.things, other.things, strict=True) if len(set(sorts)) > 1]
     if predictor.task == "panoptic" and differing:
@@ -200,6 +200,34 @@ def check_space(predictor: Predictor, data: DataSet) -> None:
             f"{data.root}: '{differing[0]}' is {sort} in the data, but {its} to the model ({len(differing)} of {len(one)} classes "
             "differ so); correct 'isthing' in the data, or evaluate another task."
         )
+
+
+_NAMED = 8
+"""So many class names a message holds."""
+
+
+def _difference(one: LabelSpace, other: LabelSpace) -> str:
+    """How the classes of the data, `other`, differ from the model's, `one`."""
+    if max(len(one), len(other)) <= _NAMED or one.exclusive != other.exclusive:
+        kinds = ["" if space.exclusive else " (several may hold at a pixel)" for space in (other, one)]
+        data, model = (f"{_some(space.names)}{kind}" for space, kind in zip((other, one), kinds, strict=True))
+        return f"the data have the classes {data}, but the model knows {model}"
+    parts = [f"the data have {len(other)} classes, but the model knows {len(one)}"]
+    sides = ("data", "have", other.names, one.names), ("model", "has", one.names, other.names)
+    for where, verb, names, theirs in sides:
+        alone = [name for name in names if name not in theirs]
+        if alone:
+            parts.append(f"only the {where} {verb} {_some(alone)}")
+    if len(parts) == 1:
+        first = next(i for i, (a, b) in enumerate(zip(one.names, other.names, strict=True)) if a != b)
+        parts.append(
+            f"the same ones in another order: class {first} is '{other.names[first]}' in the data and '{one.names[first]}' to the model"
+        )
+    return "; ".join(parts)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _truth(sample: Sample) -> Target:
