@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from nuriwake.core.labels import IGNORE, LabelSpace
-from nuriwake.inference.regions import Regions, find_regions, paint, sole_neighbours, surrounding_labels
+from nuriwake.inference.regions import Regions, at_border, find_regions, paint, sole_neighbours, surrounding_labels
 from nuriwake.inference.rules import Operation, PostprocessingRule, fillable
 
 
@@ -60,22 +60,27 @@ def _keep_largest(labels: np.ndarray, work: _Work) -> None:
 
 
 def _fill_holes(labels: np.ndarray, work: _Work) -> None:
-    rule = work.rule
     if work.background is None:
         for target in work.targets:
             others = tuple(label for label in range(work.classes) if label != target)
-            _fill(labels, others, (target,), rule)
+            _fill(labels, others, (target,), work)
     else:
-        _fill(labels, (work.background,), work.targets, rule)
+        _fill(labels, (work.background,), work.targets, work)
 
 
-def _fill(labels: np.ndarray, holes: tuple[int, ...], targets: tuple[int, ...], rule: PostprocessingRule) -> None:
+def _fill(labels: np.ndarray, holes: tuple[int, ...], targets: tuple[int, ...], work: _Work) -> None:
     """Holes among the regions of the labels `holes` become the one label around them, if it is one of `targets`."""
-    regions = find_regions(labels, holes, connectivity=12 - rule.connectivity)
+    regions = find_regions(labels, holes, connectivity=12 - work.rule.connectivity)
     runs = (regions.rows, regions.starts, regions.stops, regions.region)
-    around = sole_neighbours(labels, *runs, regions.areas.size)
-    fits = np.isin(around, targets) & ((rule.area == 0) | (regions.areas <= rule.area))
-    paint(labels, *runs, np.where(fits, around, np.int16(-1)))
+    if len(holes) == 1 and work.classes == 2 and labels.max(initial=0) < 2:
+        # Around background that is not at the border there is nothing but foreground: no need to look.
+        become = np.where(at_border(labels.shape, *runs, regions.areas.size), np.int16(-1), np.int16(1 - holes[0]))
+    else:
+        around = sole_neighbours(labels, *runs, regions.areas.size)
+        become = np.where(np.isin(around, targets), around, np.int16(-1))
+    if work.rule.area:
+        become[regions.areas > work.rule.area] = -1
+    paint(labels, *runs, become)
 
 
 def _open(labels: np.ndarray, work: _Work) -> None:

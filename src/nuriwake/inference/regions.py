@@ -10,6 +10,7 @@ import numpy as np
 
 from nuriwake.core.labels import IGNORE
 from nuriwake.core.pixels import kernel
+from nuriwake.core.size import Size
 
 _ONES = np.uint64(0x0101010101010101)
 
@@ -151,6 +152,19 @@ def paint(
         if value >= 0:
             for x in range(starts[run], stops[run]):
                 labels[rows[run], x] = value
+
+
+@kernel
+def at_border(
+    size: Size, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, region: np.ndarray, count: int
+) -> np.ndarray:
+    """bool (N,): whether each region has a pixel at the border of the image of `size`."""
+    height, width = size
+    found = np.zeros(count, np.bool_)
+    for run in range(rows.size):
+        if rows[run] == 0 or rows[run] == height - 1 or starts[run] == 0 or stops[run] == width:
+            found[region[run]] = True
+    return found
 
 
 @kernel
