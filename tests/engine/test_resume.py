@@ -164,6 +164,43 @@ def test_sigterm_saves_and_leaves(tiny_config, monkeypatch):
     assert_same_run(resumed, straight)
 
 
+@pytest.mark.parametrize("images", [1, 0])
+def test_sigterm_does_not_wait_for_an_evaluation(tiny_config, monkeypatch, images):
+    """Neither for one that is running, after one of its images, nor for one that is due."""
+    import nuriwake.engine.train as loop
+
+    values = {"steps": 12, "evaluation.every": 4}
+    config, seen = tiny_config(values), []
+    evaluate, step = loop.evaluate, loop.take_step
+
+    def evaluate_with_signal(*args, tick, **more):
+        def counted(done):
+            seen.append(done)
+            if len(seen) > 4:  # the second evaluation
+                os.kill(os.getpid(), signal.SIGTERM)
+            tick(done)
+
+        return evaluate(*args, tick=counted, **more)
+
+    def step_with_signal(job, *args, **more):
+        failure = step(job, *args, **more)
+        if job.position.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return failure
+
+    monkeypatch.setattr(
+        *((loop, "evaluate", evaluate_with_signal) if images else (loop, "take_step", step_with_signal))
+    )
+    with pytest.raises(Interrupted, match="stopped at step 8 and saved"):
+        train(config)
+    assert [line["step"] for line in read_lines(config.out / "metrics.jsonl") if line["kind"] == "evaluation"] == [4]
+    monkeypatch.undo()
+    resumed = train(config, resume=True)
+    straight = train(tiny_config({**values, "out": str(config.out.parent / "straight")}))
+    assert_same_run(resumed, straight)
+    assert [line["step"] for line in resumed.history if line["kind"] == "evaluation"] == [4, 8, 12]
+
+
 def test_what_was_logged_after_the_checkpoint_is_cut_off(tiny_config):
     config = tiny_config()
     run = train(config)

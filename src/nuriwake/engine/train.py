@@ -102,9 +102,12 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
                 continue
             _log(job, records, watch.means(), progress=progress, elapsed=elapsed, speed=speed)
         position.elapsed, position.reached = elapsed, plan.reached
-        if due:
+        if due and not number:
             bar.show(progress, f"step {position.step}", doing="evaluate")
-            records.evaluation(position.step, elapsed, _evaluate(job, progress))
+            try:
+                records.evaluation(position.step, elapsed, _evaluate(job, progress, interrupts))
+            except _GivenUp:
+                number = interrupts.number
             ended = ended or position.stopped
             speed.pause()
         if keep:
@@ -150,11 +153,24 @@ def _log(
         records.train(job.position.step, line)
 
 
-def _evaluate(job: Job, progress: float) -> Evaluation:
-    """Evaluate the weights, note whether they are the best, and keep them if so; then the network trains again."""
+class _GivenUp(Exception):  # noqa: N818 (it is no error)
+    """A signal came during an evaluation; resumed, the run begins it anew."""
+
+
+def _evaluate(job: Job, progress: float, interrupts: Interrupts) -> Evaluation:
+    """Evaluate the weights, note whether they are the best, and keep them if so; then the network trains again.
+
+    Raises:
+        _GivenUp: a signal came. Several processes finish it: one that gave up would leave the others waiting.
+    """
     position, config = job.position, job.config
     records = job.data.records(config.data.val)
-    found = evaluate(job.predictor(), job.data, records, request=job.request(), read=job.read_val)
+
+    def look(_: int) -> None:
+        if interrupts.number and job.team.world == 1:
+            raise _GivenUp
+
+    found = evaluate(job.predictor(), job.data, records, request=job.request(), read=job.read_val, tick=look)
     training_mode(job.network, job.frozen)
     (seconds,) = job.team.highest([found.seconds])
     position.evaluated_step, position.evaluated = position.step, progress
