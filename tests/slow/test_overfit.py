@@ -72,7 +72,7 @@ SEMANTIC = (
     Case("unet_mobilenet_v2", 500, 0.85, FAST),
     Case("deeplabv3_mobilenet_v2", 400, 0.85, FAST, near=True),
     Case("deeplabv3plus_mobilenet_v2", 500, 0.85, FAST),
-    Case("pspnet_mobilenet_v2", 400, 0.85, FAST, near=True),
+    Case("pspnet_mobilenet_v2", 500, 0.85, FAST, near=True),
     Case("semantic_fpn_mobilenet_v2", 400, 0.85, FAST),
     Case("segformer_b0", 1500, 0.85, FAST),
     Case("hrnet_w18_small_v1", 1200, 0.85, FAST | {"optim.learning_rate": 2e-3}),
