@@ -362,6 +362,17 @@ def test_missing_images_are_listed_and_others_are_said(tmp_path):
         open_data(tmp_path)
 
 
+def test_names_composed_in_two_ways_are_one_name(tmp_path):
+    save(tmp_path, json.loads(json.dumps(document(FULL)).replace("a.png", "caf\\u00e9.png")))
+    (tmp_path / "images/train2017/a.png").rename(tmp_path / "images/train2017/cafe\u0301.png")
+    data = open_data(tmp_path)
+    assert sum(map(len, data.splits.values())) == 2
+    assert not any("is not in" in note for note in data.notes)
+    for part in data.splits.values():
+        for record in part:
+            data.read(record)
+
+
 def test_fields_that_mean_nothing_here_are_refused(tmp_path):
     save(tmp_path, document(FULL))
     (tmp_path / "data.yaml").write_text("classes: [cat]\n")

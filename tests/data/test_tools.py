@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import unicodedata
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 
@@ -98,6 +99,22 @@ def test_yolo(tmp_path):
     data = open_data(tmp_path)
     assert any("1 of 2 images of 'train' have no text file" in note for note in data.notes)
     assert len(read_all(data)["train"]) == 0
+
+
+def test_names_composed_in_two_ways_are_one_name(tmp_path):
+    """A Mac's archive holds two characters for "ガ" where the annotations hold one."""
+    one, two = (unicodedata.normalize(form, "ガラス") for form in ("NFC", "NFD"))
+    assert one != two
+    (tmp_path / "labelme").mkdir()
+    folder = labelme(tmp_path / "labelme", [shape("dog")])
+    (folder / "a.png").rename(folder / f"{two}.png")
+    (folder / "a.json").write_text((folder / "a.json").read_text().replace("a.png", f"{one}.png"), encoding="utf-8")
+    (folder / "a.json").rename(folder / f"{one}.json")
+    assert [len(target) for target in read_all(open_data(folder)).values()] == [1, 1]
+    folder = yolo(tmp_path / "yolo", GOOD)
+    for path in (folder / "images/train/train.png", folder / "labels/train/train.txt"):
+        path.rename(path.with_stem(two if path.suffix == ".png" else one))
+    assert [len(target) for target in read_all(open_data(folder)).values()] == [2, 2]
 
 
 @pytest.mark.parametrize(

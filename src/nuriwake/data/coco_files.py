@@ -16,6 +16,7 @@ from nuriwake.data.description import DataDescription
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.json_scan import JsonFile
 from nuriwake.data.parallel import spread
+from nuriwake.data.texts import composed, on_disk
 
 Kind = Literal["instances", "panoptic"]
 
@@ -167,7 +168,7 @@ def locate_images(root: Path, file: AnnotationFile, names: Sequence[str], given:
     # As written first, then without the folders that the names were given where they were made.
     for bare in (False, True):
         tried = [PurePosixPath(name).name if bare else name for name in some]
-        counts = [sum((folder / name).is_file() for name in tried) for folder in candidates]
+        counts = [sum(on_disk(folder / name) is not None for name in tried) for folder in candidates]
         if counts and max(counts) > 0:
             folder = candidates[counts.index(max(counts))]
             return _located(folder, [PurePosixPath(name).name for name in wanted] if bare else wanted)
@@ -186,11 +187,13 @@ def _located(folder: Path, names: Sequence[str]) -> ImageFolder:
         folders[:] = [name for name in folders if not name.startswith(".")]
         inner = os.path.relpath(parent, folder).replace(os.sep, "/")
         present.update(files if inner == "." else [f"{inner}/{name}" for name in files])
+    forms = {composed(name): name for name in present}
     paths: list[Path | None] = []
     for name in names:
-        paths.append(folder / name if name in present or (folder / name).is_file() else None)
-    images = {name for name in present if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES}  # noqa: PTH122
-    return ImageFolder(tuple(paths), folder, len(images.difference(names)))
+        found = name if name in present else forms.get(composed(name))
+        paths.append(on_disk(folder / name) if found is None else folder / found)
+    images = {name for name in forms if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES}  # noqa: PTH122
+    return ImageFolder(tuple(paths), folder, len(images.difference(map(composed, names))))
 
 
 def _candidates(root: Path, file: AnnotationFile, given: str | None) -> list[Path]:

@@ -28,6 +28,7 @@ from nuriwake.data.outlines import measured_loss, outlines
 from nuriwake.data.parallel import each
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances
+from nuriwake.data.texts import on_disk
 from nuriwake.data.written import ImageWriter, WriteSettings, Written, count_note, counted_notes, refuse_existing
 
 _ROUND = 64
@@ -211,8 +212,8 @@ def _look(path: Path) -> tuple[Path, list[str], list[str]]:
     names += [Path(path.stem + suffix) for suffix in sorted(IMAGE_SUFFIXES)]
     for name in names:
         for candidate in (path.parent / name, path.parent / name.name):
-            if candidate.is_file():
-                return candidate, labels, lines
+            if (image := on_disk(candidate)) is not None:
+                return image, labels, lines
     raise UserError(f"{path}: its image '{stated}' is not there; put it beside the JSON file.")
 
 

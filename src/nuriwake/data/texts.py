@@ -26,6 +26,15 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def on_disk(path: Path) -> Path | None:
+    """`path` if there is such a file, else the same name in its other form (see `composed`) if that is one."""
+    for form in (None, "NFC", "NFD"):
+        found = path if form is None else path.with_name(unicodedata.normalize(form, path.name))
+        if found.is_file():
+            return found
+    return None
+
+
 def counted(text: str, count: int) -> str:
     """`text` where "[box does|boxes do]" stands for the first words when `count` is 1, and else for the second."""
     return _ONE_OR_MANY.sub(lambda found: found[1] if count == 1 else found[2], text)

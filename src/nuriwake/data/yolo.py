@@ -21,7 +21,7 @@ from nuriwake.data.layout import distinct_names, image_files
 from nuriwake.data.outlines import measured_loss, one_outline, outlines
 from nuriwake.data.polygon_records import Shape, instances_of, loss_notes, object_space
 from nuriwake.data.seen import as_instances, countable
-from nuriwake.data.texts import read_text
+from nuriwake.data.texts import on_disk, read_text
 from nuriwake.data.written import (
     ImageWriter,
     WriteSettings,
@@ -93,16 +93,15 @@ def open_yolo(root: Path, description: DataDescription) -> DataSet:
         if not plain.get(split):
             continue
         found = _images(path, plain, split)
-        keys = {image: _label_file(image) for _, image in found}
+        keys = {image: on_disk(_label_path(image)) for _, image in found}
         splits[split_name(split) or split] = [
-            Record(f"{split_name(split)}/{name}", image, keys[image] if keys[image].is_file() else None)
+            Record(f"{split_name(split)}/{name}", image, keys[image])
             for name, (_, image) in zip(distinct_names(found), found, strict=True)
         ]
-        empty = sum(not label.is_file() for label in keys.values())
+        empty = sum(label is None for label in keys.values())
         if empty == len(keys):
-            raise UserError(
-                f"{path}: no image of the split '{split}' has a text file, such as {next(iter(keys.values()))}."
-            )
+            wanted = _label_path(next(iter(keys)))
+            raise UserError(f"{path}: no image of the split '{split}' has a text file, such as {wanted}.")
         if empty:
             notes.append(f"{empty} of {len(keys)} images of '{split}' have no text file: they hold no object.")
     return assemble(
@@ -233,7 +232,7 @@ def _images(path: Path, plain: Mapping[str, Any], split: str) -> list[tuple[str,
     return [(name, image) for image, name in reversed(once.items())]
 
 
-def _label_file(image: Path) -> Path:
+def _label_path(image: Path) -> Path:
     """The last folder called images becomes labels."""
     parts = list(image.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
