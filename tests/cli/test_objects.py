@@ -20,6 +20,7 @@ from nuriwake.core.targets import SemanticMap
 from nuriwake.data.formats import open_data
 from nuriwake.data.writing import write_data
 from nuriwake.data.written import WriteSettings
+from nuriwake.metrics.average_precision import FIGURES
 from nuriwake.weights.bundle import read_bundle, save_bundle
 
 SPACE = LabelSpace(("disc", "ground"), (True, False))
@@ -136,9 +137,32 @@ def test_predictions_of_objects_are_kept(trained, discs, tmp_path, capsys):
         assert (out / entry["overlay"]).is_file()
     assert plain["category_ids"] == {"foreground": 1}
     assert plain["coco_results"]["category_ids"] == "category ids are 1, 2, ... in the order of the classes"
-    assert "coco_results.json: image ids are the numbers that" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "coco_results.json, coco_results_boxes.json: image ids are the numbers that" in said
+    assert "scores are 0.01 and more; average precision needs all of them (--score-threshold 0)" in said
     opened = open_data(out / "labelme")
     assert {type(opened.read(record).target) for records in opened.splits.values() for record in records} == {Instances}
+
+
+@pytest.mark.parametrize(("kind", "file"), [("mask", "coco_results.json"), ("box", "coco_results_boxes.json")])
+def test_the_official_tool_scores_the_results_as_evaluate_does(trained, discs, tmp_path, capsys, kind, file):
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    data = open_data(discs)
+    samples = [replace(data.read(record), name=str(40 + number)) for number, record in enumerate(data.splits["val"])]
+    write_data(samples, tmp_path, format="coco", space=data.space, settings=WriteSettings(split="val"))
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--score-threshold", "0"]
+    assert run(["predict", str(trained), str(tmp_path / "images" / "val"), *options]) == 0
+    assert "average precision needs all" not in " ".join(capsys.readouterr().out.split())
+    truth = coco.COCO(str(tmp_path / "annotations/instances_val.json"))
+    tool = cocoeval.COCOeval(truth, truth.loadRes(str(out / file)), "segm" if kind == "mask" else "bbox")
+    tool.evaluate()
+    tool.accumulate()
+    tool.summarize()
+    found = nw.evaluate(trained, tmp_path, split="val").scores
+    ours = [-1.0 if found[f"{kind}_{name}"] is None else found[f"{kind}_{name}"] for name in FIGURES]
+    np.testing.assert_allclose(ours, tool.stats, atol=1e-9)
+    assert max(ours) > 0
 
 
 def test_results_have_the_ids_of_the_data_set(trained, discs, tmp_path):

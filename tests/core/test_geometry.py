@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from nuriwake.core.geometry import Geometry, resize_array, take_window
 
@@ -68,3 +70,29 @@ def test_reflected_border_is_the_image_mirrored():
     assert take_window(row, 0, -2, (1, 8), None).tolist() == [[1, 1, 1, 2, 3, 4, 4, 4]], "one row cannot reflect: edge"
     square = np.arange(16).reshape(4, 4)
     assert take_window(square, 0, -2, (4, 6), None)[0].tolist() == [2, 1, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [(11, 13), (37, 90), (7, 90), (80, 120)])
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 1), (40, 60, 2), (40, 60, 3), (40, 60, 4), (40, 60, 7)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_antialiased_agrees_with_pytorch(size, shape, dtype):
+    image = np.random.default_rng(0).uniform(0, 65535 if dtype == "uint16" else 255, shape).astype(dtype)
+    planes = torch.from_numpy(image.reshape(40, 60, -1).astype(np.float32)).permute(2, 0, 1)[None]
+    options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    expected = torch.nn.functional.interpolate(planes, size, **options)[0].permute(1, 2, 0).numpy()
+    found = resize_array(image, size, "antialiased")
+    assert found.dtype == image.dtype
+    assert found.shape == (*size, *shape[2:])
+    tolerance = {"uint8": 1.01, "uint16": 0.51, "float32": 1e-3}[dtype]  # PIL rounds uint8 after each of the two axes
+    np.testing.assert_allclose(found.reshape(*size, -1).astype(np.float32), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [(11, 13), (80, 120)])
+def test_antialiased_is_pils_bilinear(size):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_array(image, size, "antialiased"), expected)
+    grey = np.broadcast_to(image[..., :1], image.shape)
+    np.testing.assert_array_equal(
+        resize_array(grey, size, "antialiased")[..., 0], resize_array(image[..., 0], size, "antialiased")
+    )

@@ -1,6 +1,7 @@
 """Objects as a type: what it checks, derives, chooses and writes."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,9 @@ def test_pickling():
         ({"boxes": np.array([[0, 0, 1, 1], [9, 9, -3, -3]], np.float32)}, "inside out: .9.0, 9.0, -3.0, -3.0."),
         ({"crowd": np.array([0, 1])}, "crowd is bool"),
         ({"areas": np.array([1, 2])}, "areas is float64"),
+        ({"areas": np.array([1.0, np.nan])}, "Areas are finite numbers of pixels, found nan"),
+        ({"areas": np.array([-1.0, 1.0])}, "Areas are finite numbers of pixels, found -1.0"),
+        ({"crowd": [False, False]}, "crowd is a NumPy array of bool of the shape .2,., found list"),
         ({"ids": np.array([1, 2], np.int32)}, "ids is int64"),
         ({"space": LabelSpace(("background", "cat"))}, "no background, found 'background'"),
     ],
@@ -107,6 +111,14 @@ def test_saving(tmp_path):
     with pytest.raises(UserError, match=r"objects overlap .6 pixels.*COCO JSON"):
         overlapping.save(tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()
+    for scores, seen in (([0.2, 0.9], 2), ([0.9, 0.2], 1)):
+        predicted = replace(overlapping, scores=np.array(scores, np.float32))
+        predicted.save(tmp_path / "b.png")
+        found = np.asarray(Image.open(tmp_path / "b.png"))
+        both = overlapping.masks.dense().all(axis=0)
+        assert both.sum() == 6
+        assert (found[both] == seen).all()
+        assert set(np.unique(found)) == {0, 1, 2}
 
 
 def test_more_objects_than_16_bits_hold(tmp_path):

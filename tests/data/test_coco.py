@@ -487,6 +487,13 @@ def test_results_load_in_pycocotools(tmp_path):
     path = write_results(tmp_path / "results.json", [(7, scored)], numbers)
     loaded = tool.COCO(str(tmp_path / "annotations/instances_train2017.json")).loadRes(str(path))
     assert [row["category_id"] for row in loaded.imgToAnns[7]] == [3, 90, 17, 3]
+    # By the area an unmatched detection is small or large: where an entry has a box, pycocotools takes that of the box.
+    assert [row["area"] for row in loaded.imgToAnns[7]] == truth.masks.areas().tolist()
+    write_results(path, [(7, scored)], numbers, of="box")
+    boxed = tool.COCO(str(tmp_path / "annotations/instances_train2017.json")).loadRes(str(path))
+    sides = scored.boxes[:, 2:] - scored.boxes[:, :2]
+    assert [row["area"] for row in boxed.imgToAnns[7]] == sides.prod(axis=1).tolist()
+    assert [row["bbox"] for row in boxed.imgToAnns[7]] == np.concatenate([scored.boxes[:, :2], sides], 1).tolist()
     for row, mask in zip(loaded.imgToAnns[7], truth.masks.dense(), strict=True):
         np.testing.assert_array_equal(loaded.annToMask(row), mask)
     with pytest.raises(UserError, match="holds scores"):

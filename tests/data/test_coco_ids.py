@@ -31,6 +31,17 @@ def test_the_ids_of_the_annotation_file_near_the_images(tmp_path):
     assert image_ids(folder(tmp_path, ["a.png", "b.png"], texts)).numbers == ["y", "x"]
 
 
+def test_the_ids_of_another_split_are_not_taken(tmp_path):
+    """Its images may have the same names."""
+    given = folder(tmp_path, ["a.png", "b.png"], [{"id": 5, "file_name": "a.png"}, {"id": 7, "file_name": "b.png"}],
+                   "annotations/instances_train2017.json")  # fmt: skip
+    assert image_ids(given) == ([1, 2], "1, 2, ... in the order of predictions.json")
+    elsewhere = tmp_path / "images" / "copies"
+    elsewhere.mkdir()
+    moved = {name: path.rename(elsewhere / path.name) for name, path in given.items()}
+    assert image_ids(moved).numbers == [5, 7]
+
+
 def test_images_that_no_file_knows_whole_are_numbered_and_it_is_said(tmp_path):
     given = folder(tmp_path, ["a.png", "b.png"], [{"id": 70, "file_name": "b.png"}])
     assert image_ids(given) == ([1, 2], "1, 2, ... in the order of predictions.json")

@@ -360,6 +360,7 @@ def test_images_of_very_different_exposures_have_levels_of_their_own():
                 "predict.decoding.detections": 300,
             },
         ),
+        ("solov2_mobilenet_v2", {"predict.decoding.detections": 300, "predict.decoding.candidates": 600}),
         ("unet", {}),
     ],
 )

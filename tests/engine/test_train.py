@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,6 +186,19 @@ def test_a_validation_image_that_is_cut_off_leaves_nothing(tiny_config, draw, tm
     with pytest.raises(UserError, match=r"1 image is cut off\..*val01\.png"):
         train(tiny_config({"data.path": str(data)}))
     assert not (tmp_path / "run").exists()
+
+
+def test_of_equal_scores_the_later_weights_are_kept(tiny_config, monkeypatch):
+    """Such as 0 at the beginning of a training, or none at all."""
+    import nuriwake.engine.train as loop
+
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *args, **more: replace((found := evaluate(*args, **more)), scores={found.metric: 0.0})
+    )
+    values = {"steps": 6, "evaluation.every": 2, "evaluation.early_stop": 2}
+    run = train(tiny_config(values))
+    position = read_torch(run.last, torch.device("cpu"))["position"]
+    assert (position["best"]["step"], position["step"], position["stale"]) == (6, 6, 2)
 
 
 def test_a_misspelt_model_leaves_nothing(tiny_config, tmp_path):

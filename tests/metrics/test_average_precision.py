@@ -342,8 +342,10 @@ def test_boxes_at_once_count_a_hundred_of_a_class_and_say_how_many_more():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.array([0, 3])}, "Images go from 0 to 2, found a box of image 3"),
+        ({"images": np.array([0, 3])}, "There are 3 images, numbered from 0; found a box of image 3"),
         ({"images": np.array([0, 1], np.int32)}, "images is int64"),
+        ({"images": [0, 1]}, "images is a NumPy array of int64 .*, found list"),
+        ({"areas": np.array([1.0, np.nan])}, "Areas are finite numbers of pixels, found nan"),
         ({"labels": np.array([0, 4], np.int32)}, r"Labels go from 0 to 3 \(4 classes\), found 4"),
         ({"scores": np.array([0.5, np.nan], np.float32)}, "Scores go from 0 to 1, found nan"),
         ({"boxes": np.array([[0, 0, 1, 1], [2, 0, 1, 1]], np.float32)}, r"row 1 is \[2.0, 0.0, 1.0, 1.0\]"),
@@ -362,6 +364,8 @@ def test_bad_boxes_are_refused(change, message):
     metric = InstanceMetric(SPACE, kinds=("box",))
     with pytest.raises(UserError, match=message):
         metric.add_boxes(BoxTable(**(columns | change)), BoxTable(**columns), 3)
+    with pytest.raises(UserError, match="Did you mean 'box'"):
+        InstanceMetric(SPACE, kinds=("bxo",))
     with pytest.raises(UserError, match="this one has mask, box"):
         InstanceMetric(SPACE).add_boxes(BoxTable(**columns), BoxTable(**columns), 2)
 

@@ -43,9 +43,7 @@ def keep_instances(target: Instances, path: Path) -> Answer:
     count = len(target)
     if count > np.iinfo(np.uint16).max:
         raise UserError(f"{path}: a 16-bit label PNG holds 65535 objects, found {count}; raise --score-threshold.")
-    order = np.arange(count) if target.scores is None else np.argsort(target.scores, kind="stable")
-    canvas = np.zeros(target.size, np.uint16)
-    target.masks[order].paint(canvas, (order + 1).astype(np.uint16))
+    canvas = target.label_map()
     with atomic_path(path) as temporary:
         Image.fromarray(canvas).save(temporary, format="PNG")
     areas, seen = target.masks.areas(), np.bincount(canvas.reshape(-1), minlength=count + 1)[1:]

@@ -19,7 +19,7 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.serial import to_plain
 from nuriwake.core.targets import SemanticMap, Target, label_files
 from nuriwake.data.coco_ids import ImageIds, image_ids
-from nuriwake.data.coco_write import coco_results
+from nuriwake.data.coco_write import ResultKind, coco_results
 from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
 from nuriwake.data.layout import visible_files
@@ -31,6 +31,9 @@ from nuriwake.inference.predictor import Predictor
 
 ANSWERS: Mapping[str, type[Target]] = {"semantic": SemanticMap, "instance": Instances, "panoptic": Panoptic}
 """Task -> the type of what a predictor answers."""
+
+RESULTS: Mapping[ResultKind, str] = {"mask": "coco_results.json", "box": "coco_results_boxes.json"}
+"""The files of COCO's format for detections."""
 
 
 def find_images(paths: Sequence[Path], *, channels: int = 1) -> dict[str, Path]:
@@ -77,7 +80,7 @@ class Wanted:
 
 def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Wanted) -> tuple[int, tuple[str, ...]]:
     """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into the folder, for objects
-    `coco_results.json` too, and in `to/` what another format holds of them. A volume becomes `NAME.nii.gz`.
+    the files in `RESULTS` too, and in `to/` what another format holds of them. A volume becomes `NAME.nii.gz`.
 
     Returns:
         The number of images, what the other format could not carry, and what was made of volumes.
@@ -92,7 +95,7 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
         channels = predictor.preprocessing.channels
         refuse_unsuitable(wanted.to, ANSWERS[predictor.task], predictor.answers, channels=channels, settings=settings)
     entries: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
+    results: dict[ResultKind, list[dict[str, Any]]] = {kind: [] for kind in RESULTS}
     notes: tuple[str, ...] = ()
     told: list[str] = []
     ids = image_ids(images) if predictor.task == "instance" else None
@@ -108,11 +111,14 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
     finally:
         if entries:
             about = {"model": str(wanted.source), "classes": to_plain(predictor.answers)}
-            about |= _numbering(predictor.answers, ids) if ids is not None else {}
+            about |= _numbering(predictor, ids) if ids is not None else {}
             write_json(wanted.out / "predictions.json", {**about, "images": entries})
         if ids is not None and entries:
-            write_json(wanted.out / "coco_results.json", results)
-            told.append(f"coco_results.json: {'; '.join(_numbering(predictor.answers, ids)['coco_results'].values())}.")
+            for kind, rows in results.items():
+                write_json(wanted.out / RESULTS[kind], rows)
+            told.append(
+                f"{', '.join(RESULTS.values())}: {'; '.join(_numbering(predictor, ids)['coco_results'].values())}."
+            )
     return len(entries), (*notes, *told)
 
 
@@ -123,7 +129,7 @@ def _predicted(
     *,
     ids: ImageIds | None,
     entries: list[dict[str, Any]],
-    results: list[dict[str, Any]],
+    results: Mapping[ResultKind, list[dict[str, Any]]],
     told: list[str],
 ) -> Iterator[Sample]:
     """Image by image, written and listed in `entries` and `results` before it is handed on; volumes slice by slice."""
@@ -151,7 +157,8 @@ def _predicted(
             entry = _write_one(prediction, image, file, wanted.out / name, wanted)
             if isinstance(prediction, Instances):
                 entry = {"image_id": numbers[index], **entry}
-                results += coco_results([(numbers[index], prediction)], categories)
+                for kind, rows in results.items():
+                    rows += coco_results([(numbers[index], prediction)], categories, of=kind)
             entries.append(entry)
             yield Sample(image, prediction, name=name, source=file)
 
@@ -161,13 +168,14 @@ def category_ids(space: LabelSpace) -> dict[str, int]:
     return dict(zip(space.names, space.ids or range(1, len(space) + 1), strict=True))
 
 
-def _numbering(space: LabelSpace, ids: ImageIds) -> dict[str, dict[str, Any]]:
-    """What predictions.json says of the ids in coco_results.json."""
+def _numbering(predictor: Predictor, ids: ImageIds) -> dict[str, dict[str, Any]]:
+    """What predictions.json says of the files of results."""
+    space, least = predictor.answers, predictor.settings.score_threshold
     origin = "those of the data that the model was trained on" if space.ids else "1, 2, ... in the order of the classes"
-    return {
-        "category_ids": category_ids(space),
-        "coco_results": {"image_ids": f"image ids are {ids.origin}", "category_ids": f"category ids are {origin}"},
-    }
+    told = {"image_ids": f"image ids are {ids.origin}", "category_ids": f"category ids are {origin}"}
+    if least:
+        told["scores"] = f"scores are {least:g} and more; average precision needs all of them (--score-threshold 0)"
+    return {"category_ids": category_ids(space), "coco_results": told}
 
 
 def _refuse_overwriting(images: Mapping[str, Path], out: Path, space: LabelSpace) -> None:

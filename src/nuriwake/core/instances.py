@@ -65,6 +65,8 @@ class Instances:
             object.__setattr__(self, "crowd", np.zeros(count, bool))
         if getattr(self, "areas") is None:  # noqa: B009
             object.__setattr__(self, "areas", self.masks.areas().astype(np.float64))
+        else:
+            check_areas(self.areas)
         if not _sound(self.labels, len(self.space), _NO_SCORES if self.scores is None else self.scores, self.boxes):
             self._check_values()
         if self.space.has_background:
@@ -109,11 +111,13 @@ class Instances:
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write a 16-bit label PNG, atomically: 0 where there is nothing, n + 1 on object n. Classes and scores are not in it.
 
+        Where predicted objects overlap the surer one is seen.
+
         Returns:
             The file written.
 
         Raises:
-            UserError: objects overlap, or are more than 65535: such objects need COCO's JSON.
+            UserError: true objects overlap, or there are more than 65535: such objects need COCO's JSON.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
@@ -121,10 +125,9 @@ class Instances:
         count = len(self)
         if count > np.iinfo(np.uint16).max:
             raise UserError(f"{path}: a 16-bit label PNG holds 65535 objects, found {count}; write COCO JSON instead.")
-        canvas = np.zeros(self.size, np.uint16)
-        self.masks.paint(canvas, np.arange(1, count + 1))
+        canvas = self.label_map()
         hidden = int(self.masks.areas().sum()) - int(np.count_nonzero(canvas))
-        if hidden:
+        if hidden and self.scores is None:
             raise UserError(
                 f"{path}: objects overlap ({hidden} pixels belong to more than one), which a label PNG cannot hold; "
                 "write COCO JSON instead."
@@ -132,6 +135,16 @@ class Instances:
         with atomic_path(path) as temporary:
             Image.fromarray(canvas).save(temporary, format="PNG")
         return (path,)
+
+    def label_map(self) -> np.ndarray:
+        """uint16 (H, W): 0 where there is nothing, n + 1 on object n; where several are, the surest of them, without scores the last.
+
+        At most 65535 objects.
+        """
+        order = np.arange(len(self)) if self.scores is None else np.argsort(self.scores, kind="stable")
+        canvas = np.zeros(self.size, np.uint16)
+        self.masks[order].paint(canvas, (order + 1).astype(np.uint16))
+        return canvas
 
     def overlay(self, image: np.ndarray, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
         """`image` (H, W, C) with the objects drawn over it: uint8 RGB (H, W, 3). See `nuriwake.viz.objects`."""
@@ -158,10 +171,22 @@ def _sound(labels: np.ndarray, classes: int, scores: np.ndarray, boxes: np.ndarr
 
 def check_column(array: np.ndarray | None, name: str, of: str, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
     """Raises UserError unless `array` is None or has `dtype` and `shape`; `of` names what it belongs to."""
-    if array is not None and (array.dtype != dtype or array.shape != shape):
+    if array is None:
+        return
+    if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] (users pass lists)
+        raise UserError(
+            f"{name} is a NumPy array of {np.dtype(dtype)} of the shape {shape}, found {type(array).__name__}."
+        )
+    if array.dtype != dtype or array.shape != shape:
         raise UserError(
             f"{name} is {np.dtype(dtype)} of the shape {shape} for {shape[0]} {of}, found {array.dtype} {array.shape}."
         )
+
+
+def check_areas(areas: np.ndarray) -> None:
+    """Raises UserError unless all areas are finite and none is negative: a NaN would lie in every range of areas."""
+    if not np.all((areas >= 0) & np.isfinite(areas)):
+        raise UserError(f"Areas are finite numbers of pixels, found {areas[~((areas >= 0) & np.isfinite(areas))][0]}.")
 
 
 def check_labels(labels: np.ndarray, space: LabelSpace) -> None:

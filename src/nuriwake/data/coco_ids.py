@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nuriwake.core.errors import UserError
+from nuriwake.data.assembly import split_name
 from nuriwake.data.coco_files import content
 from nuriwake.data.coco_write import image_identifiers
 from nuriwake.data.json_scan import read_json
@@ -52,6 +53,13 @@ def _near(images: Mapping[str, Path]) -> Iterator[Path]:
     return (file for file in files if file.name.startswith("image_info_") or content(file) is not None)
 
 
+def _is_of_another_split(file: Path, image: Path) -> bool:
+    """Whether `file` is named after one split and the folder of `image` after another: names often count anew in each."""
+    mine = split_name(file.stem.replace("-", "_").rpartition("_")[2])
+    others = {split_name(part) for part in image.resolve().parts[-_PARTS:-1]} - {None}
+    return mine is not None and bool(others) and mine not in others
+
+
 def _ids_in(file: Path, wanted: list[Path]) -> dict[Path, int | str]:
     try:
         images = read_json(file).objects("images", ("id", "file_name"))
@@ -63,6 +71,8 @@ def _ids_in(file: Path, wanted: list[Path]) -> dict[Path, int | str]:
         return {}
     found: dict[Path, int | str] = {}
     for path in wanted:
+        if _is_of_another_split(file, path):
+            continue
         ends = ("/".join(path.parts[-count:]) for count in range(_PARTS, 0, -1))
         name = next((end for end in ends if end in ids), None)
         if name is not None:

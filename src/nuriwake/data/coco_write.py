@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,6 +58,9 @@ def write_coco(samples: Iterable[Sample], folder: Path, space: LabelSpace, setti
     return Written((path, *writer.files), (*notes, *writer.notes))
 
 
+ResultKind = Literal["mask", "box"]
+
+
 def categories(space: LabelSpace, settings: WriteSettings, *, things: bool = False) -> list[dict[str, Any]]:
     """The entries of `categories`; with `things`, each says whether it is one."""
     rows = zip(settings.numbers(space), space.names, space.things, space.colours, strict=True)
@@ -78,13 +81,17 @@ def image_identifiers(names: Sequence[str]) -> list[int]:
 
 
 def coco_results(
-    predictions: Iterable[tuple[int | str, Instances]], category_ids: Mapping[str, int]
+    predictions: Iterable[tuple[int | str, Instances]], category_ids: Mapping[str, int], *, of: ResultKind = "mask"
 ) -> list[dict[str, Any]]:
     """Detections as the entries of a COCO result file, which evaluation servers and pycocotools' loadRes take.
+
+    Masks and boxes are files of their own: where an entry has both, pycocotools takes its area, by which it is small or large,
+    from the box, also when it scores masks.
 
     Args:
         predictions: (image id, detections with scores).
         category_ids: class name -> category id.
+        of: what the entries hold.
 
     Raises:
         UserError: detections without scores, or of a class without an id.
@@ -93,32 +100,53 @@ def coco_results(
     for image_id, found in predictions:
         if found.scores is None:
             raise UserError(f"Image {image_id}: a COCO result file holds scores, but these objects have none (truth?).")
-        rows += [{"image_id": image_id, **_result(row)} for row in _rows(found, category_ids, WriteSettings())]
+        numbers = _category_numbers(found, category_ids)
+        if of == "mask":
+            values: list[Any] = found.masks.to_coco()
+        else:
+            # Not rounded: a box that lies at a threshold must not change sides.
+            boxes = found.boxes.astype(np.float64)
+            values = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+        field = "segmentation" if of == "mask" else "bbox"
+        for number, value, score in zip(numbers, values, _scores(found.scores), strict=True):
+            rows.append({"image_id": image_id, "category_id": number, field: value, "score": score})
     return rows
 
 
 def write_results(
-    path: Path, predictions: Iterable[tuple[int | str, Instances]], category_ids: Mapping[str, int]
+    path: Path,
+    predictions: Iterable[tuple[int | str, Instances]],
+    category_ids: Mapping[str, int],
+    *,
+    of: ResultKind = "mask",
 ) -> Path:
     """`coco_results` as a file, atomically."""
-    write_text(path, json.dumps(coco_results(predictions, category_ids), allow_nan=False))
+    write_text(path, json.dumps(coco_results(predictions, category_ids, of=of), allow_nan=False))
     return path
 
 
-def _result(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("category_id", "bbox", "segmentation", "score")}
+def _category_numbers(target: Instances, numbers: Mapping[str, int]) -> list[int]:
+    names = [target.space.names[label] for label in target.labels.tolist()]
+    unknown = sorted(set(names) - set(numbers))
+    if unknown:
+        raise UserError(f"The classes {', '.join(unknown)} of the objects have no category id.")
+    return [numbers[name] for name in names]
+
+
+def _scores(scores: np.ndarray) -> list[float]:
+    """With the fewest digits that give the same float32."""
+    return [float(np.format_float_positional(score, unique=True)) for score in scores]
 
 
 def _rows(target: Instances, numbers: Mapping[str, int], settings: WriteSettings) -> list[dict[str, Any]]:
-    unknown = sorted({target.space.names[label] for label in target.labels.tolist()} - set(numbers))
-    if unknown:
-        raise UserError(f"The classes {', '.join(unknown)} of the objects have no category id.")
+    categories = _category_numbers(target, numbers)
+    scores = None if target.scores is None else _scores(target.scores)
     rows: list[dict[str, Any]] = []
     outlined = outlines(target.masks, tolerance=settings.tolerance) if settings.polygons else [[]] * len(target)
     for i, runs in enumerate(target.masks.to_coco()):
         left, top, right, bottom = (float(value) for value in target.boxes[i])
         row: dict[str, Any] = {
-            "category_id": numbers[target.space.names[int(target.labels[i])]],
+            "category_id": categories[i],
             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
             # COCO keeps crowds as run lengths, and a mask without a pixel has no outline.
             "segmentation": [part.tolist() for part in outlined[i]] if outlined[i] and not target.crowd[i] else runs,
@@ -127,8 +155,8 @@ def _rows(target: Instances, numbers: Mapping[str, int], settings: WriteSettings
         }
         if target.ids is not None:
             row["id"] = int(target.ids[i])
-        if target.scores is not None:
-            row["score"] = float(np.format_float_positional(target.scores[i], unique=True))
+        if scores is not None:
+            row["score"] = scores[i]
         rows.append(row)
     return rows
 

@@ -24,6 +24,9 @@ _LEAST_ENDS = 0.5
 
 _TELL = 'name the classes in classes.json ({"classes": ["background", ...]}) or classes.txt'
 
+_MANY = 20
+"""More values without names than these may be numbers of objects."""
+
 
 class Decision(NamedTuple):
     """The classes, the code (None: values number the objects of the one class), and what to tell the user."""
@@ -257,6 +260,8 @@ def _numbered(root: Path, seen: Observed, values: set[int], ignored: dict[int, i
         labels = {i: i for i in range(below[-1] + 1)} | ({255: IGNORE} if 255 in values else {})
         void = "; 255 is ignored" if 255 in values else ""
         note = f"Masks hold values 0..{below[-1]}{void}. No class names were found; {_TELL}."
+        if len(below) > _MANY:
+            note += " If the values number objects instead, a YAML file with 'path' and 'instance_ids: true' says so."
     else:
         order = sorted(values)
         if len(order) > IGNORE:

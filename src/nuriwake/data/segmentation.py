@@ -64,7 +64,7 @@ def _refuse_outside(polygons: Sequence[Sequence[float]], size: Size) -> None:
     """An empty mask may be a speck, which is fine; one whose outline lies beside the image is a mistake."""
     points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
     (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    if right < 0 or bottom < 0 or left > size[1] or top > size[0]:
+    if right <= 0 or bottom <= 0 or left >= size[1] or top >= size[0]:
         raise UserError(
             f"the polygons lie outside the image: x {left:g} to {right:g}, y {top:g} to {bottom:g}, but it is {size[1]} wide and "
             f"{size[0]} high; was it resized, or are x and y swapped?"

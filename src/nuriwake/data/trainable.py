@@ -45,6 +45,17 @@ def check_trainable(data: DataSet, *, train: str = "train", val: str = "val") ->
         )
 
 
+def note_empty_val(data: DataSet, val: str) -> tuple[str, ...]:
+    """What to say where no image of the split `val` holds an object, so that no score of objects is defined."""
+    records = data.records(val)
+    if not all(data.space.things) or _pixels(data, spread(records, LOOKED_AT)).any() or _pixels(data, records).any():
+        return ()
+    return (
+        f"No image of the split '{val}' holds an object: average precision is not defined there, and the last weights are kept as "
+        "the best ones. Put images with objects among them.",
+    )
+
+
 def _pixels(data: DataSet, records: list[Record] | tuple[Record, ...]) -> np.ndarray:
     def count(record: Record) -> np.ndarray:
         target = data.read_target(record)

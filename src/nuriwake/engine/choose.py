@@ -17,7 +17,7 @@ from nuriwake.engine.optim import early_modules
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
 from nuriwake.inference.decoders.panoptic_fpn import PanopticRegionDecoder
-from nuriwake.inference.decoding import output_type
+from nuriwake.inference.decoding import find_decoder, output_type
 from nuriwake.inference.predictor import LEAST_OVERLAP
 from nuriwake.inference.settings import USUAL_TILE
 from nuriwake.models.base import Model
@@ -353,13 +353,17 @@ def _choose_limits(choices: _Choices, data: DataFacts) -> None:
     if data.most_objects <= CROWDED:
         return
     options, room = model_options(choices.config.model.name), 100 * -(-data.most_objects * 2 // 100)
-    why = f"there are images of {data.most_objects} objects"
+    why = f"there are images of {data.most_objects} objects, of those looked at"
     if "regions" in options:
         choices.offer_region("detections", room, why)
         if 2 * room > RegionSettings().proposals:
             choices.offer_region("proposals", 2 * room, why)
     elif choices.config.task == "instance":
         choices.offer("predict.decoding.detections", room, why)
+        constructor: Any = entry_constructor(resolve_model(choices.config.model.name))
+        candidates = getattr(find_decoder("instance", output_type(constructor), {}), "candidates", 2 * room)
+        if candidates < 2 * room:
+            choices.offer("predict.decoding.candidates", 2 * room, why)
     if "queries" in options and room > options["queries"]:
         choices.offer("model.options.queries", room, why)
 

@@ -252,7 +252,8 @@ def _object_sizes(target: Target | None) -> np.ndarray:
     if target is None or isinstance(target, SemanticMap):
         return np.zeros(0)
     objects = instance_view(target)
-    boxes = objects.boxes[~objects.crowd]
+    # Those of the masks, which are trained on: stated boxes may be anything.
+    boxes = objects.masks[~objects.crowd & (objects.masks.areas() > 0)].boxes()
     return np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 

@@ -18,7 +18,7 @@ from nuriwake.data.check import quick_check, refuse_harmful
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
 from nuriwake.data.mask_cache import with_mask_cache
-from nuriwake.data.trainable import check_trainable
+from nuriwake.data.trainable import check_trainable, note_empty_val
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.checkpoint import Position, load_checkpoint
 from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, choose_tile, fit_crop
@@ -153,8 +153,10 @@ class Job:
         self.plan.evaluation_seconds = self.position.evaluation_seconds
 
 
-def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) -> Job:
+def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report, accept_license: bool = False) -> Job:
     """Open the data, choose what is open, build everything; the run folder is made last, when all else is well.
+
+    `accept_license` is as in `build_model`, and kept nowhere: consent is a person's and not the configuration's.
 
     Raises:
         UserError: the data, the configuration, or the folder do not do.
@@ -171,6 +173,8 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
     get_task(config.task or "").build_metrics(data.space, evaluation.metrics, MetricSettings(evaluation.tolerance))
     say = report if team.leader else _silent
     for note in data.notes:
+        say(note)
+    for note in () if resume else note_empty_val(data, config.data.val):
         say(note)
     if config.data.check and not resume:
         team.from_leader(lambda: _check_data(opened, config, say))
@@ -189,7 +193,7 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report) 
         training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
     data = _keeping_masks(config, data, say)
     torch.manual_seed(config.seed)
-    model = _model(config, data)
+    model = _model(config, data, accept_license=accept_license)
     config, choices = fit_crop(config, choices, model)
     for suit in (choose_frozen, choose_tile):
         config, more = suit(config, model)
@@ -251,13 +255,14 @@ def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
     return config
 
 
-def _model(config: RunConfig, data: DataSet) -> Model:
+def _model(config: RunConfig, data: DataSet, *, accept_license: bool) -> Model:
     return build_model(
         config.model.name,
         in_channels=data.channels,
         classes=output_classes(config, data.space),
         options=config.model.options,
         backbone_weights=config.model.backbone_weights,
+        accept_license=accept_license,
     )
 
 

@@ -31,13 +31,16 @@ RETREAT_RATE = 0.1
 """Factor on the learning rate after a loss that was not finite."""
 
 
-def train(config: RunConfig, *, resume: bool = False, report: Report | None = None) -> Run:
+def train(
+    config: RunConfig, *, resume: bool = False, report: Report | None = None, accept_license: bool = False
+) -> Run:
     """Train as `config` says; afterwards `config.out` holds the run, with its bundle and final evaluation.
 
     Args:
         config: gaps in it are chosen for the data and the machine, and reported.
         resume: go on with the run at `config.out`; on the CPU the weights end bit for bit as without the break.
         report: receives lines for a person: notes, choices, evaluations.
+        accept_license: consent to a licence of the backbone weights that forbids commercial use; not kept in the run.
 
     Raises:
         UserError: the data, the configuration or the folder do not do.
@@ -47,7 +50,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Report | None = No
     started = time.perf_counter()
     team = join_team(config.device)
     try:
-        job = prepare_job(config, team, resume=resume, report=report or _quiet)
+        job = prepare_job(config, team, resume=resume, report=report or _quiet, accept_license=accept_license)
         if not job.run.finished:
             with (
                 Interrupts() as interrupts,
@@ -177,13 +180,13 @@ def _evaluate(job: Job, progress: float, interrupts: Interrupts) -> Evaluation:
     position.evaluation_seconds = max(position.evaluation_seconds, seconds)
     job.plan.evaluated, job.plan.evaluation_seconds = progress, position.evaluation_seconds
     better = position.best is None or found.headline > position.best.score
-    if better:
+    stale = 0 if better else position.stale + 1
+    # Of equals the later: scores that are all 0, or not defined since nothing in the images can be found, say nothing for the first.
+    if better or (position.best is not None and found.headline == position.best.score):
         position.best = Best(f"best-{position.step:08d}.pt", found.headline, position.step, list(found.thresholds))
-        position.stale = 0
         if job.team.leader:
             write_torch(job.run.last.parent / position.best.file, {"weights": job.evaluated.state_dict()})
-    else:
-        position.stale += 1
+    position.stale = stale
     patience = config.evaluation.early_stop
     position.stopped = patience is not None and position.stale >= patience
     job.report(

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.instances import Instances, check_column, check_labels, check_scores
+from nuriwake.core.instances import Instances, check_areas, check_column, check_labels, check_scores
 from nuriwake.core.labels import LabelSpace
 from nuriwake.metrics.average_precision import by_class
 from nuriwake.metrics.detections import by_falling_score
@@ -47,6 +47,8 @@ class BoxTable:
         check_column(self.crowd, "crowd", "boxes", np.bool_, (count,))
         check_column(self.areas, "areas", "boxes", np.float64, (count,))
         check_scores(self.scores)
+        if self.areas is not None:
+            check_areas(self.areas)
         row = _first_unsound(self.boxes)
         if row < count:
             raise UserError(
@@ -71,7 +73,7 @@ class BoxTable:
         check_labels(self.labels, space)
         wrong = self.images[(self.images < 0) | (self.images >= images)]
         if wrong.size:
-            raise UserError(f"Images go from 0 to {images - 1}, found a box of image {wrong[0]}.")
+            raise UserError(f"There are {images} images, numbered from 0; found a box of image {wrong[0]}.")
 
     def stated(self) -> tuple[np.ndarray, np.ndarray]:
         """`areas` and `crowd`, with what None stands for."""

@@ -7,6 +7,7 @@ import numpy as np
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.lookup import lookup
 from nuriwake.metrics.average_precision import FIGURES, PrecisionTables, image_figures, precision_tables
 from nuriwake.metrics.box_table import BoxTable, judge_tables
 from nuriwake.metrics.detections import Detections, by_falling_score
@@ -36,10 +37,15 @@ class InstanceMetric:
     Args:
         space: the label space of all instances.
         kinds: names of `KINDS`.
+
+    Raises:
+        UserError: an unknown kind (did you mean).
     """
 
     def __init__(self, space: LabelSpace, *, kinds: Sequence[str] = ("mask", "box")) -> None:
         self.space = space
+        for kind in kinds:
+            lookup(kind, KINDS, "kind of average precision")
         self.kinds = tuple(kinds)
         self._names = {kind: tuple(f"{kind}_{figure}" for figure in FIGURES) for kind in kinds}
         self._detections = Detections(kinds)

@@ -122,7 +122,7 @@ class RegionBranch(nn.Module):
             boxes, scores, labels = boxes[large], scores[large], labels[large]
         keep = batched_nms(boxes, scores, labels, self.settings.nms_threshold)
         if len(keep) > self.settings.detections:
-            remedy = "Raise it, or regions.score_threshold."
+            remedy = "A larger one (of the model's options, when it is trained or imported) keeps more."
             say_cut("detections in an image", "regions.detections", self.settings.detections, remedy=remedy)
         keep = keep[: self.settings.detections]
         keep = keep[at_least(boxes[keep], 0)]

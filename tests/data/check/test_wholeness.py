@@ -1,6 +1,7 @@
 """Files that are cut off are found at once, whichever they are; whole ones of every kind pass, and what reads is not refused."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.data.check import quick_check, refuse_harmful
 from nuriwake.data.check.wholeness import seems_whole
 from nuriwake.data.formats import open_data
+from nuriwake.data.parallel import spread
 
 
 def noise(size=(40, 50), channels=3) -> np.ndarray:
@@ -82,7 +84,7 @@ def _seconds(files: list[Path]) -> float:
 
 @pytest.fixture
 def many(tmp_path) -> Path:
-    """150 training and 150 validation images: more than the headers of which are looked at."""
+    """150 training and 150 validation images: more than are read in any case."""
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             (tmp_path / kind / split).mkdir(parents=True)
@@ -114,6 +116,22 @@ def test_the_quick_check_finds_any_mask_that_is_cut_off(many):
     assert "val/071.png" in finding.files[0]
     path.unlink()
     assert [finding.kind for finding in quick_check(data)] == ["truth_unreadable"]
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(10, ["truth_unreadable"]), (0, [])])
+def test_the_quick_check_reads_all_truth_while_there_is_time(many, monkeypatch, seconds, found):
+    """Such as an outline of two points: no look at the file itself tells."""
+    monkeypatch.setattr("nuriwake.data.check._QUICK_SECONDS", seconds)
+    data = open_data(many)
+    sampled = {record.name for record in spread(data.splits["train"], 64)}
+    wrong = next(record for record in data.splits["train"][70:] if record.name not in sampled)
+
+    def read(record):
+        if record is wrong:
+            raise UserError("a polygon has at least three points, found 2.")
+        return data.reader(record)
+
+    assert [finding.kind for finding in quick_check(replace(data, reader=read))] == found
 
 
 def test_the_quick_check_takes_the_splits_that_are_trained_on(many):

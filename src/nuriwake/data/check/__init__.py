@@ -1,7 +1,8 @@
 """The data check: reads everything once and says, in order of harm, what is wrong, why it matters and what to do."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from nuriwake.data.check.checks import CHECKS
 from nuriwake.data.check.entry import Entry, Listing
 from nuriwake.data.check.finding import SEVERITIES, Finding, some
 from nuriwake.data.check.listing import list_data
-from nuriwake.data.check.looking import Look
+from nuriwake.data.check.looking import Facts, Look
+from nuriwake.data.check.processes import each_process
 from nuriwake.data.check.survey import Survey, survey
 from nuriwake.data.check.wholeness import cut_off
 from nuriwake.data.dataset import DataSet, Record
@@ -25,7 +27,9 @@ __all__ = ["CHECKS", "CheckResult", "Finding", "check_data", "quick_check", "ref
 MOST_READ_AGAIN = 2000
 """Folders of more masks are not opened once more at the end to see whether training would take them."""
 
-_QUICK = 64
+_QUICK, _QUICK_SECONDS = 64, 10.0
+"""Images of each split that the quick check reads in any case, and how long it goes on with the others."""
+
 _QUICK_CHECKS = (
     "image_unreadable", "image_truncated", "mask_unreadable", "truth_unreadable", "exif_rotation", "size_differs",
     "all_background", "all_ignore", "same_image", "channels", "bit_depths", "refused",
@@ -98,13 +102,14 @@ def check_data(
 
 
 def quick_check(data: DataSet, *, train: str = "train", val: str = "val") -> tuple[Finding, ...]:
-    """What surely spoils a training of `data`, in seconds: from the headers and targets of some images of `train` and `val`, and
-    from where each of their files ends.
+    """What surely spoils a training of `data`, in seconds: from the headers and targets of all images of `train` and `val` or, where
+    they are too many, of as many as `_QUICK_SECONDS` allow; and from where each of their files ends.
 
     Returns:
         Findings in order of harm; a training should not begin with a harmful one.
     """
-    entries: list[Entry] = []
+    first: list[Entry] = []
+    rest: list[Entry] = []
     seen: dict[str, tuple[Record, str]] = {}
     both: list[str] = []
     records: list[Record] = []
@@ -114,13 +119,26 @@ def quick_check(data: DataSet, *, train: str = "train", val: str = "val") -> tup
         for record in part:
             if seen.setdefault(str(record.image), (record, split))[1] != split:
                 both.append(str(record.image))
-        entries += [Entry(record.name, split, record.image, record=record) for record in spread(part, _QUICK)]
-    listing = Listing(data.root, data.format, "read", tuple(entries), space=data.space, data=data)
-    found = survey(listing, Look("read", data, pixels=False), workers=1)
-    told = {(problem.kind, problem.sample) for facts in found.facts for problem in facts.problems}
+        entries = [Entry(record.name, split, record.image, record=record) for record in part]
+        sample = spread(entries, _QUICK)
+        chosen = {entry.image for entry in sample}
+        first += sample
+        rest += [entry for entry in entries if entry.image not in chosen]
+    # Of the rest, those that are far apart come first: not only the beginning of a set too large to be read whole.
+    order = sorted(range(len(rest)), key=lambda index: int(f"{index:032b}"[::-1], 2))
+    entries = [*first, *(rest[index] for index in order)]
+    facts: list[Facts] = []
+    end = time.perf_counter() + _QUICK_SECONDS
+    for item in each_process(Look("read", data, pixels=False), entries, workers=1):
+        facts.append(item)
+        if len(facts) >= len(first) and time.perf_counter() > end:
+            break
+    told = {(problem.kind, problem.sample) for item in facts for problem in item.problems}
     cut = tuple(problem for problem in cut_off(data, records) if (problem.kind, problem.sample) not in told)
-    found = Survey(replace(listing, problems=cut), found.facts)
-    found.partial = len(entries) < sum(map(len, data.splits.values()))
+    looked = tuple(entries[: len(facts)])
+    listing = Listing(data.root, data.format, "read", looked, space=data.space, data=data, problems=cut)
+    found = Survey(listing, tuple(facts))
+    found.partial = len(looked) < sum(map(len, data.splits.values()))
     findings = [finding for kind in _QUICK_CHECKS if (finding := CHECKS[kind](found)) is not None]
     if both:
         findings.append(
