@@ -35,7 +35,7 @@ def instance_space(space: LabelSpace) -> LabelSpace:
     if not kept:
         raise UserError(
             "None of the classes is a thing, so that there are no objects to tell apart; expected things in the label space. Where the "
-            "values of masks number the objects, a YAML file with 'path' and 'instance_ids: true' says so."
+            "values of masks number the objects, a YAML file with 'root' and 'instance_ids: true' says so."
         )
     if len(kept) == len(space):
         return space

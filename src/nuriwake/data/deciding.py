@@ -261,7 +261,7 @@ def _numbered(root: Path, seen: Observed, values: set[int], ignored: dict[int, i
         void = "; 255 is ignored" if 255 in values else ""
         note = f"Masks hold values 0..{below[-1]}{void}. No class names were found; {_TELL}."
         if len(below) > _MANY:
-            note += " If the values number objects instead, a YAML file with 'path' and 'instance_ids: true' says so."
+            note += " If the values number objects instead, a YAML file with 'root' and 'instance_ids: true' says so."
     else:
         order = sorted(values)
         if len(order) > IGNORE:

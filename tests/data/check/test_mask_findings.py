@@ -133,6 +133,20 @@ def test_rgb_masks_without_and_with_their_colours(clean):
     assert clean.findings() == {}
 
 
+def test_numbers_of_objects_in_8_bits_are_no_ringing(tmp_path):
+    """One object is large, the numbers of the others follow: values around a few, as JPEG leaves them."""
+    for number in range(4):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[:20] = 1
+        for index in range(14):
+            mask[30 + 2 * (index // 7), 4 + 8 * (index % 7)] = 2 + index
+        write(tmp_path / "images" / f"{number}.png", picture(number))
+        write(tmp_path / "masks" / f"{number}.png", mask)
+    assert "ringing" in {finding.kind for finding in check_data(tmp_path).findings}
+    (tmp_path / "ids.yaml").write_text("instance_ids: true\n")
+    assert not {finding.kind for finding in check_data(tmp_path / "ids.yaml").harmful}
+
+
 def test_jpeg_masks_and_their_ringing_in_png(clean):
     (clean.root / "classes.json").unlink()
     originals = {name: cv2.imread(str(clean.mask(name)), 0) for name in clean.all}

@@ -93,7 +93,7 @@ def ringing(survey: Survey) -> Finding | None:
         facts for facts in _grey(survey)
         if facts.masks[0].header.kind != "jpeg" and len(_values(facts)) > 12 and _clustered(facts) and not _smooth(facts)
     ]  # fmt: skip
-    if not found or survey.listing.threshold is not None:
+    if not found or survey.listing.threshold is not None or survey.listing.instance_ids:
         return None
     cut = _is_cut(survey)
     return of_masks(
@@ -108,7 +108,7 @@ def ringing(survey: Survey) -> Finding | None:
 def anti_aliased(survey: Survey) -> Finding | None:
     """Masks whose edges are smoothed: values that stand only between lower and higher ones."""
     found = [facts for facts in _grey(survey) if facts.masks[0].header.kind != "jpeg" and _smooth(facts)]
-    if not found or survey.listing.threshold is not None:
+    if not found or survey.listing.threshold is not None or survey.listing.instance_ids:
         return None
     values = max(len(_values(facts)) for facts in found)
     cut = _is_cut(survey)
