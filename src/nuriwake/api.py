@@ -43,6 +43,7 @@ def train(
     budget: str | float | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    accept_license: bool = False,
     say: Callable[[str], None] = print,
 ) -> Run:
     """Train a model on a data set and return the finished run.
@@ -54,6 +55,7 @@ def train(
         budget: wall-clock time for everything, "10m" or seconds; None trains as `epochs`, `steps` or `train`'s own choice say.
         overrides: fields of `RunConfig`, nested or dotted: {"optim.learning_rate": 3e-4, "epochs": 40}.
         resume: go on with the run in `out`.
+        accept_license: consent to a licence of the backbone weights that forbids commercial use; not kept in the run.
         say: receives a line for each thing that was chosen, recognised or measured.
 
     Raises:
@@ -62,7 +64,7 @@ def train(
     """
     layers = ({"budget": budget} if budget else {}, overrides or {})
     config = configure(data, model=model, out=out, layers=layers, resume=resume)
-    return train_config(config, resume=resume, say=say)
+    return train_config(config, resume=resume, accept_license=accept_license, say=say)
 
 
 def configure(
@@ -91,9 +93,11 @@ def configure(
     return config
 
 
-def train_config(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> Run:
+def train_config(
+    config: RunConfig, *, resume: bool = False, accept_license: bool = False, say: Callable[[str], None] = print
+) -> Run:
     """Train as `config` says and write plots and report beside it; processes other than the leader of a team write nothing."""
-    run = train_run(config, resume=resume, report=say)
+    run = train_run(config, resume=resume, report=say, accept_license=accept_license)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts one process per GPU; one of them writes
         data = open_data(run.config.data.path, format=run.config.data.format, val_share=run.config.data.val_share)
         write_run_plots(run)
@@ -134,6 +138,7 @@ def read_checkpoint(
     classes: Sequence[str] | None = None,
     task: str | None = None,
     things: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> Predictor:
     """A predictor from published weights of another library; `.model` is the torch module. `nuriwake import` keeps it.
@@ -144,6 +149,7 @@ def read_checkpoint(
         classes: names in the order of the labels; None takes those told or of the well-known data set.
         task: what a Mask2Former or EoMT was trained for, which its file does not say; None tells it from its numbers.
         things: names of the classes that are counted, for such a model; None: those of the well-known data set.
+        options: of the model, above those told from the file, such as {"align_corners": True}.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
@@ -154,7 +160,7 @@ def read_checkpoint(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    imported = read(path, architecture=architecture, classes=classes, task=task, things=things)
+    imported = read(path, architecture=architecture, classes=classes, task=task, things=things, options=options)
     return predictor_of(imported, device=device, read=read_image)
 
 
@@ -199,7 +205,7 @@ def evaluate(
         settings=MetricSettings(tolerance),
     )
     predictor = load(path, device=device, settings=settings, task=task)
-    if not (isinstance(settings, Mapping) and "score_threshold" in settings):
+    if settings is None or (isinstance(settings, Mapping) and "score_threshold" not in settings):
         # The bundle's is for what is shown; scores of a data set count objects of any score.
         predictor = predictor.with_settings(replace(predictor.settings, score_threshold=None))
     with Bar(shown=True) as bar:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 
 from nuriwake.core import download
 from nuriwake.core.errors import RunError, UserError
+from nuriwake.models import build_model
 from nuriwake.models.backbones import BACKBONES, build_backbone
+from nuriwake.models.backbones.consent import forbidding_licence
 from nuriwake.models.backbones.weights import adapt_channels
 
 ENDS = (1, 3, 6, 13)
@@ -254,6 +257,53 @@ def test_an_absent_or_silent_server_says_in_seconds_how_to_give_a_file(server, m
     with pytest.raises(RunError, match=r"'mobilenet_v2' could not be fetched.*no answer in 0.3 seconds.*give its path"):
         build_backbone("mobilenet_v2", in_channels=3, weights=f"{server}/silent.pth")
     assert time.monotonic() - start < 3
+
+
+def test_weights_for_research_only_need_consent_before_anything_is_fetched(
+    server, mobilenet_file, monkeypatch, tmp_path
+):
+    address = f"{server}/mobilenet.pth"
+    entry = replace(BACKBONES["mobilenet_v2"], published=address, licence="research only", commercial=False)
+    monkeypatch.setitem(BACKBONES, "mobilenet_v2", entry)
+    for weights in ("pretrained", address):
+        with pytest.raises(UserError, match=r"forbid commercial use \(research only\).*--accept-license"):
+            build_backbone("mobilenet_v2", in_channels=3, weights=weights)
+        with pytest.raises(UserError, match="forbid commercial use"):
+            build_model("unet_mobilenet_v2", in_channels=3, classes=2, backbone_weights=weights)
+    assert not (tmp_path / "cache").exists()
+    model = build_model(
+        "unet_mobilenet_v2", in_channels=3, classes=2, backbone_weights="pretrained", accept_license=True
+    )
+    assert "306 arrays" in model.notes[0]
+    accepted = build_backbone("mobilenet_v2", in_channels=3, weights="pretrained", accept_license=True)
+    assert "306 arrays" in accepted.notes[0]
+    assert "306 arrays" in build_backbone("mobilenet_v2", in_channels=3, weights=mobilenet_file).notes[0]
+    with pytest.raises(
+        UserError, match="forbid commercial use"
+    ):  # consent is given each time, as for `nuriwake import`
+        build_backbone("mobilenet_v2", in_channels=3, weights="pretrained")
+
+
+@pytest.mark.parametrize(
+    ("source", "who", "licence"),
+    [
+        ("nvidia/mit-b0", "mit_b0", "NVIDIA"),
+        ("https://huggingface.co/nvidia/mit-b3/resolve/main/pytorch_model.bin", "mit_b3", "NVIDIA"),
+        ("nvidia/segformer-b0-finetuned-ade-512-512", "mit_b0", "NVIDIA"),
+        ("timm/convnextv2_tiny.fcmae_ft_in22k_in1k", "convnextv2_tiny", "cc-by-nc-4.0"),
+        ("timm/resnet18.a1_in1k", "resnet18.a1_in1k", None),
+        ("https://download.pytorch.org/models/resnet18-f37072fd.pth", "resnet18", None),
+        ("somebody/something", "mit_b0", None),
+    ],
+)
+def test_the_licences_that_forbid_commercial_use_are_known(source, who, licence):
+    found = forbidding_licence(source, who)
+    assert found is None if licence is None else licence in found
+
+
+def test_the_table_says_whose_licence_forbids_commercial_use():
+    for name, entry in BACKBONES.items():
+        assert entry.commercial == ("no commercial use" not in (entry.licence or "")), name
 
 
 def test_without_a_network_pretrained_says_how_to_give_a_file(monkeypatch, tmp_path):

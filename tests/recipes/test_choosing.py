@@ -201,6 +201,15 @@ def test_objects_of_queries_are_told_their_task():
     assert words[-2:] == ["--task", "instance"]
 
 
+def test_the_command_accepts_a_licence_that_forbids_commercial_use():
+    words = {
+        name: choosing._command(override(build_config("data", name), {"device": "cuda"}), Path("data"))
+        for name in ("segformer_b0", "unet_mobilenet_v2")
+    }
+    assert words["segformer_b0"].endswith("--model.backbone-weights pretrained --accept-license")
+    assert "--accept-license" not in words["unet_mobilenet_v2"]
+
+
 def test_a_device_that_is_not_here_is_not_timed(shapes, light, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     advice = nw.recommend(shapes, device="gpu")

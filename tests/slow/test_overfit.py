@@ -66,7 +66,9 @@ FAST = {
     "optim.weight_decay": 1e-4,
     "optim.clip": 5.0,
 }
-HRNET = {"model.options": {"channels": 128, "layout": {"width": 16, "modules": [1, 1, 1], "blocks": 2, "first_blocks": 1}}}
+HRNET = {
+    "model.options": {"channels": 128, "layout": {"width": 16, "modules": [1, 1, 1], "blocks": 2, "first_blocks": 1}}
+}
 SEMANTIC = (
     Case("unet", 1000, 0.85, FAST | {"model.options": {"width": 16}}),
     Case("unet_mobilenet_v2", 500, 0.85, FAST),

@@ -274,6 +274,95 @@ def test_refusals_name_file_and_arrays(tmp_path):
     assert "has neither model.safetensors nor pytorch_model.bin" in refusal(tmp_path / "empty")
 
 
+def wrapped(state, prefix="model."):
+    return {f"{prefix}{key}": item for key, item in state.items()}
+
+
+def test_wrappers_may_hold_a_little_beside_the_model(tmp_path):
+    state = small_unet()
+    images = {"mean": torch.full((1, 3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)}
+    for arrays, beside in (
+        (wrapped(state), images),
+        (wrapped(state), {"criterion.weight": torch.ones(2), "loss_fn.pos_weight": torch.ones(1)}),
+        (wrapped(state, "module."), {"n_averaged": torch.tensor(7)}),
+        (wrapped(wrapped(state, "module."), "model.") | {"model.n_averaged": torch.tensor(7)}, images),
+    ):
+        torch.save({"state_dict": arrays | beside}, tmp_path / "train.ckpt")
+        report = read_checkpoint(tmp_path / "train.ckpt").report
+        extra = len(arrays) + len(beside) - len(state)
+        assert (report.used, len(report.left_out)) == (len(state), extra)
+        assert set(beside) <= report.left_out.keys()
+    assert "the mean by which the training program normalised images, 0.5 0.5 0.5" in report.left_out["mean"]
+    for more in ({"more.weight": torch.ones(2)}, {"mean": torch.ones(3, 3)}):
+        torch.save(wrapped(state) | {"criterion.weight": torch.ones(2)} | more, tmp_path / "train.ckpt")
+        assert (
+            f"recognised as unet of the textbook U-Net (unet), but its arrays do not fit: 1 unexpected: {next(iter(more))}"
+            in (refusal(tmp_path / "train.ckpt"))
+        )
+    # A prefix that hides two arrays of one name is none.
+    torch.save(wrapped(state) | {"outc.conv.bias": torch.ones(2)}, tmp_path / "train.ckpt")
+    assert "are of no published checkpoint" in refusal(tmp_path / "train.ckpt")
+
+
+def test_the_weights_come_before_their_average_in_whatever_they_are_wrapped(tmp_path):
+    state = small_unet()
+    other = {key: torch.full_like(item, 2) for key, item in state.items()}
+    path = tmp_path / "train.pth"
+    for key in ("net", "params", "state_dict_ema", "model_ema"):
+        torch.save({"epoch": 3, key: state}, path)
+        assert read_checkpoint(path).report.used == len(state)
+    torch.save({"model_ema": wrapped(other, "module."), "model": state, "params": {"rate": 0.1}}, path)
+    imported = read_checkpoint(path)
+    assert torch.equal(imported.model.head.bias, state["outc.conv.bias"])
+    assert any("Beside the arrays the file has model_ema, params; not used." in note for note in imported.report.notes)
+
+
+def test_torchvisions_auxiliary_head_is_left_out_where_only_the_classifier_was_replaced(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    theirs = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+        weights=None, weights_backbone=None, aux_loss=True
+    )
+    theirs.classifier[-1] = torch.nn.Conv2d(256, 4, 1)
+    imported = read_checkpoint(write_plain(tmp_path, theirs.state_dict()))
+    assert imported.bundle.model.classes == 4
+    assert all(key.startswith("aux_classifier.") for key in imported.report.left_out)
+    assert "auxiliary head of another number of classes" in imported.report.left_out["aux_classifier.4.weight"]
+    assert len(imported.report.left_out) == sum(key.startswith("aux_classifier.") for key in theirs.state_dict())
+
+
+def test_smps_images_are_prepared_as_its_encoders_were(tmp_path):
+    shapes: dict[str, tuple[int, ...]] = {}
+    sources = [item for item in all_sources() if item.source == "smp"]
+    assert {item.architecture for item in sources} == {
+        *("unet", "pspnet", "deeplabv3", "deeplabv3plus", "semantic_fpn", "segformer")
+    }
+    for source in sources:
+        for name, mean, noted in (
+            ("tu-tf_efficientnetv2_s", (0.5,) * 3, False),
+            ("tu-resnet50.a1_in1k", Preprocessing().mean, False),
+            ("tu-resnet50.nobody_knows", Preprocessing().mean, True),
+            ("tu-nothing", Preprocessing().mean, True),
+            ("resnet34", Preprocessing().mean, True),
+        ):
+            found = source.preprocessing_of(shapes, {"encoder_name": name})
+            assert found.mean == mean
+            assert found.deviation == (mean if mean == (0.5,) * 3 else Preprocessing().deviation)
+            notes = source.notes_of({"encoder_name": name}, {})
+            assert any("does not say how images were prepared" in note for note in notes) == noted
+
+
+def test_mmsegmentations_unet_under_another_head_is_refused_by_name(parity):
+    unet = meta_contents(parity, "mmseg__unet-s5-d16_fcn")
+    backbone = {key: item for key, item in unet.arrays.items() if key.startswith("backbone.")}
+    for name, head in (("mmseg__pspnet_r50-d8", "pspnet"), ("mmseg__deeplabv3plus_r50-d8", "deeplabv3plus")):
+        arrays = meta_contents(parity, name).arrays
+        heads = {key: item for key, item in arrays.items() if not key.startswith("backbone.")}
+        with pytest.raises(
+            UserError, match=rf"recognised as {head} of mmsegmentation\. .* another architecture over a U-Net"
+        ):
+            recognise(Contents(unet.file, backbone | heads))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_arrays_whose_numbers_no_model_can_use_are_named(tmp_path, zipped):
     state, key = small_unet(), "down1.maxpool_conv.1.double_conv.0.weight"

@@ -399,3 +399,56 @@ def test_a_large_array_is_a_view_and_a_small_one_of_its_own(tmp_path):
     assert [found[name].flags.owndata for name in saved] == [False, False, False]  # all reshaped
     assert [found[name].flags.writeable for name in saved] == [False, True, True]
     assert all(np.array_equal(found[name], saved[name]) and found[name].dtype.isnative for name in saved)
+
+
+def test_texts_and_objects_in_foreign_parts_do_not_refuse_the_file(tmp_path):
+    words, anything = np.array(["a", "bc"]), np.array([{"a": 1}, None], dtype=object)
+    saved = {"meta": {"words": words, "word": np.str_("road"), "any": anything, "n": np.int64(3)}, "model": {"a": 1}}
+    for protocol in (2, 4, 5):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(saved, protocol))
+        found = read_pickle(tmp_path / "a.pkl", placeholders_under=("meta",))
+        assert found["model"] == {"a": 1}
+        assert found["meta"]["n"] == 3
+        assert all(isinstance(found["meta"][name], Placeholder) for name in ("words", "word", "any"))
+        for item in (words, words[0], anything):
+            (tmp_path / "a.pkl").write_bytes(pickle.dumps({"meta": 1, "model": {"a": item}}, protocol))
+            for under in ((), ("meta",)):
+                with pytest.raises(UserError, match=r"it has an array of '[UO]\d', which are no numbers"):
+                    read_pickle(tmp_path / "a.pkl", placeholders_under=under)
+
+
+def test_what_lies_in_an_array_of_objects_is_not_run(tmp_path):
+    mark = tmp_path / "ran"
+    planted = np.array([Malicious(os.system, f"touch {mark}")], dtype=object)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"meta": planted, "model": {}}))
+    with pytest.raises(UserError, match=r"it wants the object '\w+\.system'"):
+        read_pickle(tmp_path / "a.pkl", placeholders_under=("meta",))
+    assert not mark.exists()
+
+
+def test_storages_of_unknown_kinds(tmp_path):
+    """An optimiser's state may hold bytes of no type, and complex numbers in double precision."""
+    odd = {"state": torch.zeros(4).untyped_storage(), "exact": torch.zeros(3, dtype=torch.complex128)}
+    torch.save({"optimizer": odd, "model": {"a": torch.ones(2)}}, tmp_path / "a.pth")
+    found = read_pickle(tmp_path / "a.pth", placeholders_under=("optimizer",))
+    assert torch.equal(found["model"]["a"], torch.ones(2))
+    assert all(isinstance(item, Placeholder) for item in found["optimizer"].values())
+    for item, name in (
+        (odd["state"], r"torch\.storage\.UntypedStorage"),
+        (odd["exact"], r"torch\.ComplexDoubleStorage"),
+    ):
+        torch.save({"optimizer": 1, "model": {"a": item}}, tmp_path / "a.pth")
+        for under in ((), ("optimizer",)):
+            with pytest.raises(UserError, match=f"it wants the object '{name}'"):
+                read_pickle(tmp_path / "a.pth", placeholders_under=under)
+    torch.save({"optimizer": odd}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"numbers of the kind 'torch\.[\w.]+Storage', which is not known"):
+        read_pickle(tmp_path / "a.pth", placeholders_under=("optimizer",))
+
+
+def test_torchscript_programs_are_told_apart_from_zip_bombs(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"a/{name}", bytes(1000))
+    with pytest.raises(UserError, match=r"it is a TorchScript program; save model\.state_dict\(\) instead"):
+        read_pickle(tmp_path / "a.pt")

@@ -9,10 +9,14 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from nuriwake.core.size import Size
 
-Interpolation = Literal["nearest", "linear", "area"]
+Interpolation = Literal["nearest", "linear", "area", "antialiased"]
+"""The last is linear with a triangle that widens when shrinking, so that every pixel counts: PIL's bilinear and PyTorch's with
+`antialias`. "linear" is OpenCV's, which looks at four pixels whatever the factor."""
+
 _FLAGS = {"nearest": cv2.INTER_NEAREST_EXACT, "linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 
@@ -20,12 +24,26 @@ def resize_array(array: np.ndarray, size: Size, interpolation: Interpolation) ->
     """`array` (H, W) or (H, W, C) at `size`, half-pixel centres; any number of channels."""
     if array.shape[:2] == size:
         return array
+    if interpolation == "antialiased":
+        return _resize_antialiased(array, size)
     if interpolation == "area" and array.ndim == 3 and array.shape[2] > 4:
         # OpenCV averages areas of at most four channels at a time.
         parts = [array[..., first : first + 4] for first in range(0, array.shape[2], 4)]
         return np.concatenate([resize_array(part, size, "area") for part in parts], axis=2)
     out = cv2.resize(array, (size[1], size[0]), interpolation=_FLAGS[interpolation])
     return out[..., None] if array.ndim == 3 and out.ndim == 2 else out
+
+
+def _resize_antialiased(array: np.ndarray, size: Size) -> np.ndarray:
+    width_height = (size[1], size[0])
+    if array.dtype == np.uint8 and array.shape[2:] == (3,):
+        return np.array(Image.fromarray(array).resize(width_height, Image.Resampling.BILINEAR))
+    if array.ndim == 3:
+        # One at a time: PIL has no image of any number of channels, and takes the last of two or four for transparency.
+        return np.stack([_resize_antialiased(array[..., channel], size) for channel in range(array.shape[2])], axis=2)
+    plane = Image.fromarray(array if array.dtype == np.uint8 else array.astype(np.float32))
+    out = np.array(plane.resize(width_height, Image.Resampling.BILINEAR))
+    return out if out.dtype == array.dtype else np.rint(out).astype(array.dtype)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class ResizeRule:
         shortest: the shorter side becomes this many pixels, the aspect ratio stays.
         longest: with `shortest`, the longer side is at most this; alone, the longer side becomes this.
         exact: (height, width) whatever the aspect ratio; excludes the other two.
-        interpolation: "linear", or "area" which averages when shrinking.
+        interpolation: "linear" looks at four pixels whatever the factor (OpenCV, mm*, semseg); "antialiased" is linear too, and
+            averages when shrinking (PIL, Detectron2, transformers, torchvision's semantic segmentation); "area" averages.
         rounding: of the sides that come out: "nearest" (a half to the even number), "down" (torchvision) or "half_up"
             (Detectron2).
         multiple: both sides are then raised to multiples of this, by stretching (transformers' `size_divisor`).
@@ -33,7 +34,7 @@ class ResizeRule:
     shortest: int | None = None
     longest: int | None = None
     exact: tuple[int, int] | None = None
-    interpolation: Literal["linear", "area"] = "linear"
+    interpolation: Literal["linear", "area", "antialiased"] = "linear"
     rounding: Literal["nearest", "down", "half_up"] = "nearest"
     multiple: int = 1
 

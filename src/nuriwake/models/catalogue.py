@@ -345,6 +345,7 @@ def build_model(
     classes: int,
     options: Mapping[str, Any] | None = None,
     backbone_weights: str | Path | None = None,
+    accept_license: bool = False,
 ) -> Model:
     """A model by name, its fresh weights drawn from PyTorch's global generator.
 
@@ -355,6 +356,7 @@ def build_model(
         classes: channels of the output: `LabelSpace.channels`.
         options: the constructor's own options (`model_options(name)` lists them); lists from YAML become tuples.
         backbone_weights: None (fresh), a file, "pretrained", an https address or a Hugging Face id.
+        accept_license: consent to a licence of weights by name that forbids commercial use; without it they are refused.
 
     Raises:
         UserError: unknown name or option (did you mean), an option of the wrong type, weights that do not fit or that the
@@ -368,6 +370,11 @@ def build_model(
             raise UserError(f"'{what}' of a model is at least 1, found {value}.")
     arguments = _checked(name, constructor, merged_options(entry.defaults, options or {}))
     if entry.backbone is not None:
+        if accept_license and backbone_weights is not None:
+            from nuriwake.models.backbones import published_file
+
+            # A file needs no consent, so that constructors need not know of it.
+            backbone_weights = published_file(entry.backbone, backbone_weights, accept_license=True)
         arguments |= {"backbone": entry.backbone, "backbone_weights": backbone_weights}
     elif backbone_weights is not None:
         raise UserError(

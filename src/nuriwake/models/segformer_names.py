@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-MitSource = Literal["original", "transformers", "mmseg"]
-"""`original` are the names of the authors' files, which timm-like libraries (smp among them) have kept."""
+MitSource = Literal["original", "transformers", "transformers_5", "mmseg"]
+"""`original` are the names of the authors' files, which timm-like libraries (smp among them) have kept; `transformers` those that
+transformers publishes, `transformers_5` those of its modules since version 5 (transformers/conversion_mapping.py), which files
+of other training programs have."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ _ORIGINAL += ("mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2")
 _TRANSFORMERS = ("layer_norm_1", "attention.self.query", "attention.self.key_value", "attention.output.dense")
 _TRANSFORMERS += ("attention.self.sr", "attention.self.layer_norm", "layer_norm_2")
 _TRANSFORMERS += ("mlp.dense1", "mlp.dwconv.dwconv", "mlp.dense2")
+_TRANSFORMERS_5 = ("layernorm_before", "attention.q_proj", "attention.key_value", "attention.o_proj")
+_TRANSFORMERS_5 += ("attention.sequence_reduction.sequence_reduction", "attention.sequence_reduction.layer_norm")
+_TRANSFORMERS_5 += ("layernorm_after", "mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2")
 _MMSEG = ("norm1", "attn.attn.query", "attn.attn.key_value", "attn.attn.out_proj", "attn.sr", "attn.norm", "norm2")
 _MMSEG += ("ffn.layers.0", "ffn.layers.1", "ffn.layers.4")
 
@@ -49,6 +54,13 @@ _SOURCES: dict[MitSource, _Names] = {
         r"(?:segformer\.)?encoder\.block\.(\d)\.(\d+)\.(.+)\.(weight|bias)",
         dict(zip(_TRANSFORMERS, _BLOCK, strict=True)),
     ),
+    "transformers_5": _Names(
+        0,
+        r"(?:segformer\.)?stages\.(\d)\.patch_embeddings\.(proj|layer_norm)\.(weight|bias)",
+        r"(?:segformer\.)?stages\.(\d)\.layer_norm\.(weight|bias)",
+        r"(?:segformer\.)?stages\.(\d)\.blocks\.(\d+)\.(.+)\.(weight|bias)",
+        dict(zip(_TRANSFORMERS_5, _BLOCK, strict=True)),
+    ),
     "mmseg": _Names(
         0,
         r"(?:backbone\.)?layers\.(\d)\.0\.(projection|norm)\.(weight|bias)",
@@ -57,6 +69,10 @@ _SOURCES: dict[MitSource, _Names] = {
         dict(zip(_MMSEG, _BLOCK, strict=True)),
     ),
 }
+
+
+_PAIRS = {name: pair for pair in (("key", "value"), ("k_proj", "v_proj")) for name in pair}
+"""Keys and values as transformers names them, apart."""
 
 
 def encoder_name(source: MitSource, key: str) -> str | None:
@@ -92,11 +108,11 @@ def arrange_encoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             third = len(array) // 3
             arranged[f"{found[1]}.query.{found[2]}"] = array[:third]
             arranged[f"{found[1]}.key_value.{found[2]}"] = array[third:]
-        elif (found := re.fullmatch(r"(.*\.attention\.self)\.(key|value)\.(weight|bias)", key)) and all(
-            f"{found[1]}.{other}.{found[3]}" in state for other in ("key", "value")
-        ):
-            if found[2] == "key":
-                values = state[f"{found[1]}.value.{found[3]}"]
+        elif (
+            found := re.fullmatch(r"(.*\.attention(?:\.self)?)\.(key|value|k_proj|v_proj)\.(weight|bias)", key)
+        ) and all(f"{found[1]}.{other}.{found[3]}" in state for other in _PAIRS[found[2]]):
+            if found[2] == _PAIRS[found[2]][0]:
+                values = state[f"{found[1]}.{_PAIRS[found[2]][1]}.{found[3]}"]
                 arranged[f"{found[1]}.key_value.{found[3]}"] = torch.cat([array, values])
         else:
             arranged[key] = array

@@ -190,6 +190,7 @@ def _command(config: RunConfig, data: Path) -> str:
     words = ["nuriwake", "train", str(data), "--model", model, "--out", f"runs/{model}"]
     if _published(model) is not None:
         words += ["--model.backbone-weights", "pretrained"]
+        words += [] if BACKBONES[resolve_model(model).backbone or ""].commercial else ["--accept-license"]
     if resolve_model(model).task == "any":
         words += ["--task", config.task or ""]
     if config.data.format is not None:

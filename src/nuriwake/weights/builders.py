@@ -95,42 +95,60 @@ def never(module: str, name: str) -> bool:
     return module in ("torch.hub", "torch.serialization") or module.partition(".")[0] in _NEVER_MODULES
 
 
-class DTypeRecipe:
-    """A NumPy dtype in the making: numbers and truth values only."""
+class Inert:
+    """Stands for what is neither a number nor an array of numbers (a NumPy text). It knows why it would be refused, and
+    nothing of what the pickle tells it: training programs keep such things beside the arrays, where nobody reads them."""
 
-    __slots__ = ("code", "order")
+    __slots__ = ("refusal",)
+
+    def __init__(self, refusal: str) -> None:
+        self.refusal = refusal
+
+
+class DTypeRecipe:
+    """A NumPy dtype in the making. One of numbers or truth values has an empty `refusal`; any other is inert, as `Inert`."""
+
+    __slots__ = ("code", "order", "refusal")
 
     def __init__(self, code: Any, *_: Any) -> None:
         try:
             known = np.dtype(code) if isinstance(code, str) and len(code) <= 8 else None
         except TypeError:
             known = None
-        if known is None or known.kind not in "biufc":
-            raise RefusedError(f"it has an array of {shown(code)}, which are no numbers.")
-        self.code, self.order = known, "="
+        usable = known is not None and known.kind in "biufc"
+        self.code, self.order = known if usable else None, "="
+        self.refusal = "" if usable else f"it has an array of {shown(code)}, which are no numbers."
 
     def __setstate__(self, state: Any) -> None:
+        if self.refusal:
+            return
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
             raise RefusedError("a NumPy number type is described wrongly.")
         self.order = state[1]
 
     @property
     def dtype(self) -> np.dtype:
-        """The finished number type."""
+        """The finished number type. Raises RefusedError where it is none."""
+        if self.code is None:
+            raise RefusedError(self.refusal)
         return self.code if self.order in "=|" else np.dtype(f"{self.order}{self.code.str[1:]}")
 
 
 class ArrayRecipe:
-    """A NumPy array in the making; `array()` builds it."""
+    """A NumPy array in the making; `array()` builds it. One of no numbers is inert, as `Inert`: it keeps nothing."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_state", "refusal")
 
     def __init__(self, *_: Any) -> None:
         self._state: Any = None
+        self.refusal = ""
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], DTypeRecipe):
             raise RefusedError("a NumPy array is described wrongly.")
+        self._state, self.refusal = None, state[2].refusal
+        if self.refusal:
+            return
         if not isinstance(state[4], bytes | bytearray | str):
             raise RefusedError("a NumPy array's bytes are no bytes.")
         _check_shape(state[1])
@@ -144,7 +162,7 @@ class ArrayRecipe:
     def array(self) -> np.ndarray:
         """The array in native byte order: of a large one with that order a view, which cannot be written to."""
         if self._state is None:
-            raise RefusedError("a NumPy array has no content.")
+            raise RefusedError(self.refusal or "a NumPy array has no content.")
         _, shape, recipe, column_major, data = self._state
         if isinstance(data, str):  # Python 2 pickles, read as latin-1
             data = data.encode("latin1")
@@ -172,8 +190,10 @@ def _check_shape(shape: Any) -> None:
         raise RefusedError("an array's shape is described wrongly.")
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Sealed:
-    """A view of `storage` that stays inside it."""
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Sealed | Placeholder:
+    """A view of `storage` that stays inside it; a storage of an unknown kind makes no tensor and stays what it is."""
+    if isinstance(storage, Placeholder):
+        return storage
     if not isinstance(storage, Sealed) or not isinstance(offset, int) or not 0 <= offset < 2**48:
         raise RefusedError("a tensor is described wrongly.")
     _check_shape(size)
@@ -185,8 +205,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Seale
     return Sealed(torch.as_strided(numbers, size, stride, offset) if math.prod(size) else numbers.new_empty(size))
 
 
-def _parameter(data: Any, *_: Any) -> Sealed:
-    if not isinstance(data, Sealed):
+def _parameter(data: Any, *_: Any) -> Sealed | Placeholder:
+    if not isinstance(data, Sealed | Placeholder):
         raise RefusedError("a parameter holds no tensor.")
     return data
 
@@ -194,6 +214,8 @@ def _parameter(data: Any, *_: Any) -> Sealed:
 def _scalar(recipe: Any, data: Any) -> Any:
     if isinstance(data, str):
         data = data.encode("latin1")
+    if isinstance(recipe, DTypeRecipe) and recipe.refusal:
+        return Inert(recipe.refusal)
     if not isinstance(recipe, DTypeRecipe) or not isinstance(data, bytes) or len(data) != recipe.dtype.itemsize:
         raise RefusedError("a NumPy number is described wrongly.")
     return np.frombuffer(data, recipe.dtype)[0].item()

@@ -66,6 +66,9 @@ class Bundle:
         licence: of the weights, as an SPDX name or a sentence; empty when nobody said and none were given to start from.
         config: the resolved configuration of the run, as plain values.
         notes: what a user should know (source of the weights, arrays left out).
+
+    Raises:
+        UserError: the preprocessing is for images of another number of channels than the network's.
     """
 
     task: str
@@ -77,6 +80,13 @@ class Bundle:
     licence: str = ""
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.preprocessing.channels != self.model.in_channels:
+            raise UserError(
+                f"A bundle's preprocessing is for as many channels as its model has, {self.model.in_channels}, found "
+                f"{self.preprocessing.channels}."
+            )
 
 
 def save_bundle(path: str | Path, bundle: Bundle, model: Model, *, state: Mapping[str, Tensor] | None = None) -> None:

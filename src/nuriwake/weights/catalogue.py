@@ -7,6 +7,7 @@ from pathlib import Path
 from nuriwake.core.download import fetch
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import did_you_mean
+from nuriwake.models.backbones.consent import require_consent
 from nuriwake.weights.published.eomt import LICENCE as EOMT_LICENCE
 from nuriwake.weights.published.segformer import LICENCE as SEGFORMER_LICENCE
 
@@ -188,10 +189,8 @@ def fetch_weights(name: str, *, accept_license: bool = False, folder: Path | Non
     if name not in WEIGHTS:
         raise UserError(f"There are no published weights named '{name}'.{did_you_mean(name, WEIGHTS)}")
     weights = WEIGHTS[name]
-    if not weights.commercial and not accept_license:
-        raise UserError(
-            f"The weights '{name}' forbid commercial use ({weights.licence}); repeat with --accept-license if you accept that."
-        )
+    if not weights.commercial:
+        require_consent(name, weights.licence, accept_license=accept_license)
     root = (folder or cache_folder()) / name
     if not weights.files:
         return fetch(weights.address, root / weights.address.rpartition("/")[2], sha256=weights.sha256)

@@ -16,6 +16,7 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.inference.settings import PredictSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
+from nuriwake.models.catalogue import merged_options
 from nuriwake.models.state import listed, load_strictly
 from nuriwake.weights import class_lists
 from nuriwake.weights.bundle import Bundle, ModelSpec, save_bundle
@@ -93,6 +94,7 @@ def read_checkpoint(
     classes: Sequence[str] | None = None,
     task: str | None = None,
     things: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Imported:
     """The published checkpoint in the file or folder `path`.
 
@@ -108,13 +110,18 @@ def read_checkpoint(
             EoMT); None tells it from the numbers of classes and queries, as published models have them.
         things: names of the classes that are things, for such a model; None takes those of the well-known data set with as
             many classes.
+        options: of the model, where the file does not say how its arrays were trained (`align_corners`, `output_stride`); they
+            count above what is told from it.
 
     Raises:
         UserError: damaged or unsafe; of no known source, or of several; arrays missing, extra, misshapen or of numbers that
-            no model can use (complex, NaN), by name; of a model for another task; things that are no classes.
+            no model can use (complex, NaN), by name; of a model for another task; things that are no classes; options that
+            the model has not.
     """
     contents = read_contents(path)
     source, spec = recognise(contents, architecture, task)
+    given = options or {}
+    spec = replace(spec, options=merged_options(spec.options, given))
     fitted = fit(source, spec, contents)
     if fitted.misfit:
         raise UserError(
@@ -129,8 +136,8 @@ def read_checkpoint(
     space, origin = _space(source, spec, contents, classes)
     space = class_lists.with_ids(space)
     space, counted = _with_things(source, spec, space, things)
-    notes = (*source.notes, *told)
-    used = len(contents.arrays) + len(contents.others) - len(fitted.left_out)
+    notes = (*source.notes_of(contents.config, given), *told)
+    used = len(contents.arrays) + len(contents.others) + len(contents.left_out) - len(fitted.left_out)
     report = Report(
         title(source),
         used,
@@ -206,28 +213,26 @@ def _filled(spec: ModelSpec, fitted: Fit, contents: Contents) -> Model:
 
 def _settings(source: Published, contents: Contents) -> PredictSettings:
     decoding = source.decoding_of(contents.shapes, contents.config)
-    if source.tiling is not None:
-        tile, overlap = source.tiling(contents.shapes)
-        return PredictSettings(tile=tile, overlap=overlap, decoding=decoding)
-    if source.task == "semantic":
+    tiling = source.tiling_of(contents.shapes, contents.config)
+    if tiling is None:
         return PredictSettings(decoding=decoding)
-    # The whole image, resized as published; tiles, which show smaller objects, are for the user to ask for.
-    return PredictSettings(tile=None, decoding=decoding)
+    # Mostly the whole image, resized as published; tiles, which show smaller objects, are for the user to ask for.
+    tile, overlap = tiling
+    return PredictSettings(tile=tile, overlap=overlap, decoding=decoding)
 
 
 def _preprocessing(source: Published, spec: ModelSpec, contents: Contents) -> tuple[Preprocessing, tuple[str, ...]]:
     """What the model expects of an image, and a note where that had to be assumed."""
-    found = source.preprocessing_of(contents.shapes, contents.config)
+    found, notes = source.preprocessing_of(contents.shapes, contents.config), ()
     channels = spec.in_channels
     if contents.processor:
-        return read_processor(found, contents.processor, contents.file.parent / PROCESSOR)
+        found, notes = read_processor(found, contents.processor, contents.file.parent / PROCESSOR)
     if found.channels == channels:
-        return found, ()
-    told = (
-        f"The file does not say how images of {channels} channels were prepared; value / {found.maximum:g} is taken for each.",
-    )
+        return found, notes
+    who = f"{PROCESSOR} is for images of {found.channels} and" if contents.processor else "The file"
+    told = f"{who} does not say how images of {channels} channels were prepared; value / {found.maximum:g} is taken for each."
     plain = replace(found, channels=channels, mean=(0.0,) * channels, deviation=(1.0,) * channels, order="rgb")
-    return plain, told
+    return plain, (*notes, told)
 
 
 def _space(
@@ -304,6 +309,8 @@ def _beside(contents: Contents) -> tuple[str, ...]:
     notes = [f"{kind} arrays became float32." for kind in halves]
     if contents.beside:
         notes.append(f"Beside the arrays the file has {listed(contents.beside)}; not used.")
+    if contents.unread:
+        notes.append(f"{listed(contents.unread)} beside the model tells how its images were prepared; not used.")
     return tuple(notes)
 
 

@@ -1,6 +1,7 @@
 """What is in a published file or folder: the arrays by name, and what lies beside them. Nothing in it is executed."""
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor
 from nuriwake.core.errors import UserError
 from nuriwake.models.state import CONTAINERS, listed
 from nuriwake.weights.detectron2_config import FILE_NAME, read_detectron2_config
+from nuriwake.weights.mmseg_config import read_mmseg_config
 from nuriwake.weights.pickles import read_pickle
 from nuriwake.weights.processor import PROCESSOR
 
@@ -27,8 +29,24 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """The weights in a folder, the first that is there; beside them lies `config.json`."""
 
 _DETECTRON2_SUFFIXES = (".pkl", ".pth")
+_AUGMENTATIONS = "albumentations_config_eval.json"
+
+_CONTAINERS = (*CONTAINERS, "net", "params", "state_dict_ema", "model_ema")
+"""Keys under which training programs wrap the arrays, in the order they are looked for. Averages of the weights come last:
+beside the weights themselves they are left, which the report says."""
+
 _PREFIXES = ("module.", "model.", "_orig_mod.")
-_LOSS = "loss."
+_NEARLY_ALL = 0.9
+"""The share of the arrays that a wrapper's prefix has; the rest stays as it is, so that strict fitting names it."""
+
+_OWN_PREFIX = "model.pixel_level_module."
+"""Of transformers' Mask2Former, whose arrays but the last few begin with `model.` by themselves."""
+
+_TRAINING = {
+    r"n_averaged": "how many models were averaged",
+    r"(loss|loss_fn|criterion)\..+": "part of the training loss",
+}
+"""What wrappers hold beside the model: {regular expression of the whole key: why it is left out}."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +57,13 @@ class Contents:
         file: where the arrays come from.
         arrays: {published key: tensor}, wrappers and the prefixes of training programs taken off.
         others: {key among the arrays: what stands there that is no array}.
-        config: `config.json`, or Detectron2's `config.yaml` with its bases; empty when there is none.
+        config: `config.json`, or Detectron2's `config.yaml` with its bases; empty when there is none. Besides, as "mmseg", the
+            `MmsegConfig` that the file itself holds.
         processor: `preprocessor_config.json` of transformers; empty when there is none.
         names: of the classes, where the file or `config.json` tells them.
         beside: entries of the file beside the arrays (`meta`, `optimizer`), which are not used.
+        left_out: {key: why} of arrays that a wrapper had beside the model's.
+        unread: files beside the file that say something of the model and are not used.
     """
 
     file: Path
@@ -52,6 +73,8 @@ class Contents:
     processor: Mapping[str, Any] = field(default_factory=dict[str, Any])
     names: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    unread: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -71,13 +94,15 @@ def read_contents(path: str | Path) -> Contents:
     beside = file.parent if file.name in HUB_FILES else None
     config = _json(beside, "config.json") or _detectron2(file)
     processor = _json(beside, PROCESSOR)
+    unread = (_AUGMENTATIONS,) if beside is not None and (beside / _AUGMENTATIONS).is_file() else ()
     if _is_safetensors(file):
-        arrays = _read_safetensors(file)
-        return Contents(file, _bare(arrays), {}, config, processor, _config_names(config))
+        arrays, left_out = _bare(_read_safetensors(file))
+        names = _config_names(config)
+        return Contents(file, arrays, {}, config, processor, names, left_out=left_out, unread=unread)
     loaded = read_pickle(file, placeholders_under=FOREIGN)
     if not isinstance(loaded, Mapping) or not loaded:
         raise UserError(f"{file}: holds no named arrays; expected a state dict, found {_kind(loaded)}.")
-    key = next((key for key in CONTAINERS if isinstance(loaded.get(key), Mapping)), None)
+    key = next((key for key in _CONTAINERS if _holds_arrays(loaded.get(key))), None)
     state = loaded if key is None else loaded[key]
     rest = () if key is None else tuple(str(name) for name in loaded if name != key)
     arrays = {str(name): found for name, item in state.items() if (found := _tensor(item)) is not None}
@@ -85,7 +110,9 @@ def read_contents(path: str | Path) -> Contents:
     if not arrays:
         raise UserError(f"{file}: holds no named arrays; found {listed(others)}.")
     names = _meta_names(loaded.get("meta")) or _config_names(config)
-    return Contents(file, _bare(arrays), others, config, processor, names, rest)
+    config = {**config, **_meta_config(loaded.get("meta"))}
+    arrays, left_out = _bare(arrays)
+    return Contents(file, arrays, others, config, processor, names, rest, left_out, unread)
 
 
 def _find(path: Path) -> Path:
@@ -147,19 +174,35 @@ def _json(folder: Path | None, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _bare(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that wrappers put before every key; a loss of theirs keeps its own."""
-    found = dict(arrays)
+def _holds_arrays(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, Tensor | np.ndarray) for item in value.values())
+
+
+def _bare(arrays: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`arrays` without the prefixes that wrappers put before the model's keys, and {key: why} of what they had beside it."""
+    found, left_out = dict(arrays), dict[str, str]()
     while True:
         prefix = next((item for item in _PREFIXES if _wrapped(found, item)), None)
         if prefix is None:
-            return found
-        found = {key.removeprefix(prefix): item for key, item in found.items()}
+            return found, left_out
+        left_out |= {key: why for key, item in found.items() if (why := _of_training(key, item))}
+        found = {key.removeprefix(prefix): item for key, item in found.items() if key not in left_out}
 
 
 def _wrapped(arrays: Mapping[str, Tensor], prefix: str) -> bool:
-    own = [key for key in arrays if not key.startswith(_LOSS)]
-    return bool(own) and all(key.startswith(prefix) for key in own)
+    own = [key for key, item in arrays.items() if not _of_training(key, item)]
+    inside = sum(key.startswith(prefix) for key in own)
+    if not inside or any(key.startswith(_OWN_PREFIX) for key in own):
+        return False
+    return inside >= _NEARLY_ALL * len(own) and len({key.removeprefix(prefix) for key in own}) == len(own)
+
+
+def _of_training(key: str, item: Tensor) -> str | None:
+    """Why an array beside a wrapped model is left out; None for one that has no known purpose."""
+    if key in ("mean", "std") and item.ndim in (3, 4) and item.numel() == item.shape[-3]:
+        values = " ".join(f"{value:.3g}" for value in item.flatten().tolist()[:16])
+        return f"the {key} by which the training program normalised images, {values}, which is not taken over"
+    return next((why for pattern, why in _TRAINING.items() if re.fullmatch(pattern, key)), None)
 
 
 def _tensor(item: Any) -> Tensor | None:
@@ -177,6 +220,13 @@ def _meta_names(meta: Any) -> tuple[str, ...]:
     newer = meta.get("dataset_meta")
     names = newer.get("classes", newer.get("CLASSES")) if isinstance(newer, Mapping) else meta.get("CLASSES")
     return _texts(names)
+
+
+def _meta_config(meta: Any) -> dict[str, Any]:
+    """mm*: the configuration as Python text, `meta["config"]`, and `meta["cfg"]` since its version 1."""
+    texts = (meta.get("cfg"), meta.get("config")) if isinstance(meta, Mapping) else ()
+    found = (read_mmseg_config(text) for text in texts if isinstance(text, str))
+    return next(({"mmseg": config} for config in found if config is not None), {})
 
 
 def _config_names(config: Mapping[str, Any]) -> tuple[str, ...]:

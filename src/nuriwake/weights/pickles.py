@@ -20,7 +20,17 @@ from typing import Any
 import torch
 
 from nuriwake.core.errors import UserError
-from nuriwake.weights.builders import ArrayRecipe, OddKey, Placeholder, RefusedError, Sealed, StorageKind, shown
+from nuriwake.weights.builders import (
+    ArrayRecipe,
+    DTypeRecipe,
+    Inert,
+    OddKey,
+    Placeholder,
+    RefusedError,
+    Sealed,
+    StorageKind,
+    shown,
+)
 from nuriwake.weights.machine import Budget, Machine
 
 PROGRAM_LIMIT = 256 * 2**20
@@ -54,8 +64,8 @@ def read_pickle(path: str | Path, *, placeholders_under: Collection[str] = ()) -
             knows the object's name and nothing else.
 
     Raises:
-        UserError: no such file; cut off or damaged; compressed or overlapping zip entries (a zip bomb); or a name that is
-            neither on the list nor below `placeholders_under`.
+        UserError: no such file; cut off or damaged; a TorchScript program; compressed or overlapping zip entries (a zip
+            bomb); or a name or array of no numbers that is neither on the list nor below `placeholders_under`.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,6 +86,7 @@ def read_pickle(path: str | Path, *, placeholders_under: Collection[str] = ()) -
 def _read_zip(path: Path, budget: Budget, placeholders: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        _refuse_program(entries)
         _refuse_bomb(entries, path.stat().st_size)
         programs = [entry.filename for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
         if len(programs) != 1:
@@ -85,7 +96,9 @@ def _read_zip(path: Path, budget: Budget, placeholders: bool) -> Any:
             raise RefusedError("its numbers are not little-endian.")
         loaded: dict[str, torch.Tensor] = {}
 
-        def storage(pid: Any) -> Sealed:
+        def storage(pid: Any) -> Sealed | Placeholder:
+            if unknown := _unknown_storage(pid):
+                return unknown
             kind, key, count = _storage_request(pid)
             if key not in loaded:
                 data = bytearray(archive.read(f"{root}data/{key}"))
@@ -94,6 +107,14 @@ def _read_zip(path: Path, budget: Budget, placeholders: bool) -> Any:
 
         program = io.BytesIO(archive.read(programs[0]))
         return Machine(storage, budget, placeholders=placeholders).run(program)
+
+
+def _refuse_program(entries: list[zipfile.ZipInfo]) -> None:
+    """`torch.jit.save` lays the code of the model, compressed, beside its arrays."""
+    # Below the folder that PyTorch names after the file.
+    inner = [entry.filename.partition("/")[2] for entry in entries]
+    if any(name == "constants.pkl" or name.startswith("code/") for name in inner):
+        raise RefusedError("it is a TorchScript program; save model.state_dict() instead.")
 
 
 def _refuse_bomb(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -115,6 +136,9 @@ def _read_stream(path: Path, budget: Budget, placeholders: bool) -> Any:
 
     def storage(pid: Any) -> Sealed:
         nonlocal left
+        if unknown := _unknown_storage(pid):
+            # Its numbers lie among the others, and how many bytes they take nobody knows.
+            raise RefusedError(f"it has numbers of the kind '{unknown.name}', which is not known.")
         kind, key, count = _storage_request(pid)
         if key not in stored:
             left -= count * kind.dtype.itemsize
@@ -152,6 +176,12 @@ def _fill_storages(stored: dict[str, torch.Tensor], keys: list[str], data: memor
         size = count * target.dtype.itemsize
         target.copy_(_numbers(bytearray(data[8 : 8 + size]), StorageKind(target.dtype), count))
         data = data[8 + size :]
+
+
+def _unknown_storage(pid: Any) -> Placeholder | None:
+    """The kind of a storage where it is a foreign one (`torch.storage.UntypedStorage`): it stands for the storage, unread."""
+    kind = pid[1] if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "storage" else None
+    return kind if isinstance(kind, Placeholder) else None
 
 
 def _storage_request(pid: Any) -> tuple[StorageKind, str, int]:
@@ -195,7 +225,11 @@ def _plain(value: Any, foreign: bool, done: _Done, budget: Budget, depth: int) -
         raise RefusedError(f"containers lie more than {DEPTH_LIMIT} deep.")
     if id(value) in done:
         return done[id(value)]
-    if isinstance(value, ArrayRecipe):
+    if refusal := _refusal(value):
+        if not foreign:
+            raise RefusedError(refusal)
+        done[id(value)] = Placeholder()
+    elif isinstance(value, ArrayRecipe):
         budget.spend(value.size)
         done[id(value)] = value.array()
     elif isinstance(value, Sealed):
@@ -223,6 +257,11 @@ def _plain(value: Any, foreign: bool, done: _Done, budget: Budget, depth: int) -
     else:
         raise RefusedError(f"it holds a {type(value).__name__} where a tensor, array or plain container belongs.")
     return done[id(value)]
+
+
+def _refusal(value: Any) -> str:
+    """Why `value` cannot be used, where it is known to be no number; empty otherwise."""
+    return value.refusal if isinstance(value, ArrayRecipe | DTypeRecipe | Inert) else ""
 
 
 def _key(key: Any, foreign: bool) -> Any:

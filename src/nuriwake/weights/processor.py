@@ -11,7 +11,7 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 PROCESSOR = "preprocessor_config.json"
 
 _RESAMPLING = {0: "nearest", 1: "Lanczos", 3: "bicubic", 4: "box", 5: "Hamming"}
-"""PIL's numbers, which the file holds; 2 is linear, as ours."""
+"""PIL's numbers, which the file holds; 2 is linear and averages when shrinking, as our "antialiased"."""
 
 
 def read_processor(
@@ -59,10 +59,15 @@ def _maximum(processor: Mapping[str, Any]) -> float:
 
 def _size(size: Any, multiple: int) -> ResizeRule:
     if isinstance(size, int):
-        return ResizeRule(exact=(size, size))
+        return ResizeRule(exact=(size, size), interpolation="antialiased")
     if "shortest_edge" in size:
-        return ResizeRule(shortest=int(size["shortest_edge"]), longest=size.get("longest_edge"), multiple=multiple)
-    return ResizeRule(exact=(int(size["height"]), int(size["width"])))
+        return ResizeRule(
+            shortest=int(size["shortest_edge"]),
+            longest=size.get("longest_edge"),
+            interpolation="antialiased",
+            multiple=multiple,
+        )
+    return ResizeRule(exact=(int(size["height"]), int(size["width"])), interpolation="antialiased")
 
 
 def _notes(processor: Mapping[str, Any]) -> list[str]:

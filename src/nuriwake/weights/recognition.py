@@ -107,7 +107,7 @@ def fit(source: Published, spec: ModelSpec, contents: Contents) -> Fit:
     known: dict[str, str] = {}
     unusable: list[str] = []
     arrays: dict[str, Tensor] = {}
-    left_out = {key: why for key in contents.others if (why := source.why_left_out(key))}
+    left_out = {key: why for key in contents.others if (why := source.why_left_out(key))} | dict(contents.left_out)
     unexpected = [f"{key} ({kind})" for key, kind in contents.others.items() if key not in left_out]
     misshapen: list[str] = []
     for key, item in _arranged(source, contents.arrays).items():

@@ -242,7 +242,8 @@ TEST: {DETECTIONS_PER_IMAGE: 50}
     preprocessing = source.preprocessing_of(shapes, config)
     assert (preprocessing.order, preprocessing.padding) == ("rgb", "zero")
     assert preprocessing.deviation == pytest.approx((0.225, 0.224, 0.229))
-    assert preprocessing.resize == ResizeRule(shortest=640, longest=1000, rounding="half_up")
+    rule = ResizeRule(shortest=640, longest=1000, interpolation="antialiased", rounding="half_up")
+    assert preprocessing.resize == rule
 
 
 def test_the_zoos_bases_are_built_in_and_files_win(tmp_path, parity):

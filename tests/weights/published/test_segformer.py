@@ -96,6 +96,44 @@ def test_the_authors_files_hold_the_same_as_transformers(parity, formula):
         assert torch.equal(item, other[key]), key
 
 
+def as_the_modules_of_transformers_5(arrays):
+    """transformers' arrays under the names that its version 5 gives its modules, in the order of its conversion_mapping.py."""
+    renamings = (
+        (r"encoder\.patch_embeddings\.(\d+)\.", r"stages.\1.patch_embeddings."),
+        (r"encoder\.block\.(\d+)\.", r"stages.\1.blocks."),
+        (r"encoder\.layer_norm\.(\d+)", r"stages.\1.layer_norm"),
+        (r"attention\.self\.query", "attention.q_proj"),
+        (r"attention\.self\.key", "attention.k_proj"),
+        (r"attention\.self\.value", "attention.v_proj"),
+        (r"attention\.self\.sr", "attention.sequence_reduction.sequence_reduction"),
+        (r"attention\.self\.layer_norm", "attention.sequence_reduction.layer_norm"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"mlp\.dense(\d)", r"mlp.fc\1"),
+        (r"layer_norm_1", "layernorm_before"),
+        (r"layer_norm_2", "layernorm_after"),
+        (r"decode_head\.linear_c", "decode_head.linear_projections"),
+    )
+    state = {}
+    for key, item in arrays.items():
+        for theirs, newer in renamings:
+            key = re.sub(theirs, newer, key)
+        state[key] = item
+    return state
+
+
+def test_the_module_names_of_transformers_5_are_read_as_its_published_ones(parity, formula):
+    arrays = formula.state_dict(parity / "transformers__segformer_b0.json")
+    _, spec, expected = read(arrays)
+    newer = as_the_modules_of_transformers_5(arrays)
+    published, found, model = read(newer)
+    assert (published.source, found) == ("transformers", spec)
+    other = expected.state_dict()
+    assert all(torch.equal(item, other[key]) for key, item in model.state_dict().items())
+    bare = {key.removeprefix("segformer."): torch.from_numpy(item) for key, item in newer.items()}
+    converted = convert_encoder(bare)
+    assert all(torch.equal(converted[key], item) for key, item in model.encoder.state_dict().items())
+
+
 @EVERY
 def test_encoder_files_convert_to_the_same_arrays(name, parity, formula):
     """The encoder's part of any checkpoint, with the source's prefix or without, fills a Mix Transformer."""

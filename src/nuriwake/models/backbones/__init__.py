@@ -19,6 +19,7 @@ class BackboneEntry:
         summary: one line for `nuriwake models`.
         published: https address or Hugging Face id of its weights, what "pretrained" means; None when there are none.
         licence: of these weights.
+        commercial: False when the licence forbids commercial use; fetching them then needs consent.
         options: of the constructor, which this name stands for.
     """
 
@@ -27,8 +28,10 @@ class BackboneEntry:
     published: str | None = None
     licence: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    commercial: bool = field(default=True, kw_only=True)
 
 
+MIX_TRANSFORMER_LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 _TORCHVISION = "BSD-3-Clause (torchvision; trained on ImageNet)"
 
 
@@ -39,11 +42,10 @@ def _resnet(summary: str, published: str | None = None, **options: Any) -> Backb
 
 
 def _mix_transformer(size: int) -> BackboneEntry:
-    licence = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
     options = {"name": f"mit_b{size}"}
     summary = f"Mix Transformer B{size}, the encoder of SegFormer (strides 4 to 32 only)"
     build = "nuriwake.models.segformer:MixTransformer"
-    return BackboneEntry(build, summary, f"nvidia/mit-b{size}", licence, options)
+    return BackboneEntry(build, summary, f"nvidia/mit-b{size}", MIX_TRANSFORMER_LICENCE, options, commercial=False)
 
 
 def _hrnet(size: str, maps: str, published: str) -> BackboneEntry:
@@ -163,6 +165,7 @@ def build_backbone(
     weights: str | Path | None = None,
     output_stride: int = 32,
     options: Mapping[str, Any] | None = None,
+    accept_license: bool = False,
 ) -> Backbone:
     """The backbone `name` for images of `in_channels` channels.
 
@@ -171,13 +174,15 @@ def build_backbone(
         weights: None (fresh), a file, "pretrained", an https address or a Hugging Face id; see `weights.weights_file`.
         output_stride: 32, or 16 or 8 where the backbone can be dilated.
         options: further arguments of the constructor, for one of ours.
+        accept_license: consent to a licence of weights by name that forbids commercial use.
 
     Raises:
-        UserError: no such backbone (did you mean), options for one of timm's, or weights that do not fit.
+        UserError: no such backbone (did you mean), options for one of timm's, consent that is missing, or weights that do
+            not fit.
         RunError: weights by name, and no network.
     """
-    from nuriwake.models.backbones.timm import TimmBackbone, hub_id
-    from nuriwake.models.backbones.weights import load_backbone, weights_file
+    from nuriwake.models.backbones.timm import TimmBackbone
+    from nuriwake.models.backbones.weights import load_backbone
     from nuriwake.models.state import read_state
 
     check_backbone(name)
@@ -190,9 +195,19 @@ def build_backbone(
     else:
         backbone = TimmBackbone(name, in_channels, output_stride=output_stride)
     if weights is not None:
-        file = weights_file(weights, published=entry.published if entry else hub_id(name), who=name)
+        file = published_file(name, weights, accept_license=accept_license)
         load_backbone(backbone, read_state(file), file=file, who=name)
     return backbone
+
+
+def published_file(name: str, weights: str | Path, *, accept_license: bool = False) -> Path:
+    """The local file of `weights` for the backbone `name`, fetched when it is no file yet; see `weights.weights_file`."""
+    from nuriwake.models.backbones.timm import hub_id
+    from nuriwake.models.backbones.weights import weights_file
+
+    entry = BACKBONES.get(name)
+    published = entry.published if entry else hub_id(name)
+    return weights_file(weights, published=published, who=name, accept_license=accept_license)
 
 
 def check_backbone(name: str) -> None:
@@ -205,4 +220,4 @@ def check_backbone(name: str) -> None:
         raise UserError(f"There is no backbone '{name}'.{did_you_mean(name, [*BACKBONES, *timm_names()])}")
 
 
-__all__ = ["BACKBONES", "Backbone", "BackboneEntry", "build_backbone", "check_backbone"]
+__all__ = ["BACKBONES", "Backbone", "BackboneEntry", "build_backbone", "check_backbone", "published_file"]

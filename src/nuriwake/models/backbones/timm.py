@@ -103,6 +103,15 @@ def hub_id(name: str) -> str | None:
     return settings.hf_hub_id if settings is not None else None
 
 
+def hub_licence(hub: str, name: str) -> str | None:
+    """The licence that timm states for the Hugging Face repository `hub`: its own, or one that holds what timm's `name` takes."""
+    import timm
+
+    own = hub.removeprefix("timm/") if hub.startswith("timm/") else None
+    settings = timm.get_pretrained_cfg(name if own is None or hub_id(name) == hub else own, allow_unregistered=True)
+    return settings.license if settings is not None and settings.hf_hub_id == hub else None
+
+
 def _create(name: str, in_channels: int, output_stride: int, *, maps: int | None = None) -> Any:
     """timm's model with all feature maps, or the first `maps`."""
     import timm

@@ -11,20 +11,22 @@ from nuriwake.core import download
 from nuriwake.core.download import fetch, require_answer
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.models.backbones.base import Backbone, Published
+from nuriwake.models.backbones.consent import forbidding_licence, require_consent
 from nuriwake.models.state import SUFFIXES, Misfit, compare_state, listed
 
 
-def weights_file(weights: str | Path, *, published: str | None, who: str) -> Path:
+def weights_file(weights: str | Path, *, published: str | None, who: str, accept_license: bool = False) -> Path:
     """The local file that `weights` means, fetched when it is no file yet.
 
     Args:
         weights: a path; "pretrained" for the weights published for this backbone; an https address; or a
             Hugging Face id "owner/name".
         published: what "pretrained" stands for: an https address or a Hugging Face id; None when nothing is published.
-        who: the backbone's name, for messages.
+        who: the backbone's name.
+        accept_license: consent to a licence that forbids commercial use, where the weights are no file yet.
 
     Raises:
-        UserError: no such file, or a name that means nothing.
+        UserError: no such file, a name that means nothing, or consent is missing; then the message holds the licence.
         RunError: the network or the server does not answer, within `core.download.PATIENCE` seconds; says how to give a file.
     """
     text = str(weights)
@@ -34,14 +36,18 @@ def weights_file(weights: str | Path, *, published: str | None, who: str) -> Pat
         if published is None:
             raise UserError(f"No weights are published for '{who}'; give a file ({', '.join(SUFFIXES)}) or none.")
         text = published
-    if text.startswith(("https://", "http://")):
-        return _fetch_address(text, who)
-    if isinstance(weights, Path) or text.endswith(SUFFIXES) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+    address = text.startswith(("https://", "http://"))
+    if not address and (
+        isinstance(weights, Path) or text.endswith(SUFFIXES) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text)
+    ):
         raise UserError(
             f"There is no file '{text}' with weights for the backbone '{who}'; give the path of a file "
             f"({', '.join(SUFFIXES)}), 'pretrained', an https address or a Hugging Face id 'owner/name'."
         )
-    return _fetch_hub(text, who)
+    terms = forbidding_licence(text, who)
+    if terms is not None:
+        require_consent(text, terms, accept_license=accept_license)
+    return _fetch_address(text, who) if address else _fetch_hub(text, who)
 
 
 def load_backbone(backbone: Backbone, state: dict[str, Tensor], *, file: Path, who: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.mmseg_config import MmsegConfig
 
 Source = Literal[
     "torchvision",
@@ -29,7 +30,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 """The arrays of a checkpoint: {published key: shape}, wrappers and prefixes such as `module.` already taken off."""
 
 Config = Mapping[str, Any]
-"""The `config.json` beside a checkpoint; empty when there is none."""
+"""The `config.json` beside a checkpoint, empty when there is none, and as "mmseg" the `MmsegConfig` in its file."""
+
+Notes = Callable[[Config, Mapping[str, Any]], tuple[str, ...]]
+"""Configuration and options of the model that the user gave -> what a user should know."""
+
+UNTESTED: tuple[Source, ...] = ("smp", "textbook")
+"""Sources that have no program that tests a model, and so say nothing of the size at which one sees images."""
 
 IMAGENET = Preprocessing()
 """8-bit RGB with ImageNet's mean and deviation: what most sources publish."""
@@ -43,10 +50,32 @@ BLACK_PADDED = Preprocessing(padding="black")
 (lib/datasets/base_dataset.py)."""
 
 
+def mmseg_config(config: Config) -> MmsegConfig:
+    """What mmsegmentation's configuration in the file says; nothing where there is none."""
+    return config.get("mmseg") or MmsegConfig()
+
+
 def mmseg_preprocessing(head: str) -> Callable[[Shapes, Config], Preprocessing]:
-    """What mmsegmentation's test pipelines (configs/_base_/datasets) do to the images of the data set with as many classes as the
-    array `head` has rows; images of other models keep their size."""
-    return lambda shapes, config: replace(ZERO_PADDED, resize=mmseg_size(shapes[head][0]))
+    """What the configuration in the file says; where it does not, what mmsegmentation's test pipelines (configs/_base_/datasets)
+    do to the images of the data set with as many classes as the array `head` has rows; images of other models keep their size."""
+    return lambda shapes, config: mmseg_config(config).prepare(replace(ZERO_PADDED, resize=mmseg_size(shapes[head][0])))
+
+
+def mmseg_notes(*always: str, stride: str = "", aligns: bool | None = False) -> Notes:
+    """The notes of a source of mmsegmentation's: `always`, and what the configuration in the file says and is not done here.
+
+    Args:
+        stride: the note where neither the file nor the user says the output stride.
+        aligns: as `MmsegConfig.limits` has it, unless the user gives the option `align_corners`.
+    """
+
+    def notes(config: Config, options: Mapping[str, Any]) -> tuple[str, ...]:
+        found = mmseg_config(config)
+        assumed = bool(stride) and "output_stride" not in options and found.output_stride is None
+        limits = found.limits(aligns=None if "align_corners" in options else aligns)
+        return (*always, *((stride,) if assumed else ()), *limits)
+
+    return notes
 
 
 def mmseg_size(classes: int, side: int = 512) -> ResizeRule | None:
@@ -72,7 +101,7 @@ class Published:
         preprocessing: what the published weights expect of an image, or a function of shapes and config.
         space: {number of classes: the list the source's weights of that many classes were trained on}.
         licence: of the source's published weights; empty when it has none.
-        notes: what a user should know.
+        notes: what a user should know, or a function that tells it.
         transform: (our key, published array as a tensor) -> array as we keep it, where a source stores it otherwise.
         arrange: {published key: tensor} -> the same with arrays split or joined, where a source cuts them otherwise, under
             keys that `rename` knows. Comes before `rename` and `transform`; keys that are not cut stay as they are.
@@ -82,7 +111,7 @@ class Published:
         told: configuration -> the task, where one beside the file says it.
         decoding: options of the decoder that differ from its own, or a function of shapes and config.
         tiling: shapes -> (side of the tiles in pixels of the size at which the model sees images or None for whole images,
-            the share of a side that they overlap at least); None: as models of ours.
+            the share of a side that they overlap at least); None: whole images, but see `tiling_of`.
     """
 
     source: Source
@@ -94,7 +123,7 @@ class Published:
     preprocessing: Preprocessing | Callable[[Shapes, Config], Preprocessing] = IMAGENET
     space: Mapping[int, ClassList] = field(default_factory=dict[int, ClassList])
     licence: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] | Notes = ()
     transform: Callable[[str, Any], Any] | None = None
     arrange: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     task: str = "semantic"
@@ -110,6 +139,17 @@ class Published:
     def decoding_of(self, shapes: Shapes, config: Config) -> dict[str, Any]:
         """How the answers of the checkpoint of these shapes and `config.json` are decoded."""
         return dict(self.decoding(shapes, config) if callable(self.decoding) else self.decoding)
+
+    def notes_of(self, config: Config, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a user should know of a checkpoint with `config`, read with `options` of the user's for its model."""
+        return self.notes(config, options) if callable(self.notes) else self.notes
+
+    def tiling_of(self, shapes: Shapes, config: Config) -> tuple[int | None, float] | None:
+        """As `tiling`, and as a configuration in the file has it; None, which is as models of ours, where the source has no
+        program that tests a model."""
+        if self.tiling is not None:
+            return self.tiling(shapes)
+        return None if self.source in UNTESTED else mmseg_config(config).tiling
 
     def why_left_out(self, key: str) -> str | None:
         """The reason for leaving the published `key` out, from the table; None when the table has none."""

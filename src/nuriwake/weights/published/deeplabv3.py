@@ -8,7 +8,15 @@ from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import ResizeRule
 from nuriwake.models.backbones import BACKBONES
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import BLACK_PADDED, Config, Published, Shapes, mmseg_preprocessing
+from nuriwake.weights.published.base import (
+    BLACK_PADDED,
+    Config,
+    Published,
+    Shapes,
+    mmseg_config,
+    mmseg_notes,
+    mmseg_preprocessing,
+)
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -19,11 +27,14 @@ from nuriwake.weights.published.keys import (
     rewrite,
     smp_backbone,
     smp_in_channels,
+    smp_notes,
+    smp_preprocessing,
 )
 
 MMSEG_LICENCE = "Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own"
 MMSEG_NOTE = (
-    "The file does not say its output stride; 8 is taken (mmsegmentation's D8), which is wrong for its D16 files."
+    "The file does not say its output stride; 8 is taken (mmsegmentation's D8), which is wrong for its D16 files: read these with "
+    "--options '{\"output_stride\": 16}'."
 )
 
 _TORCHVISION: Rules = (
@@ -39,6 +50,8 @@ _TORCHVISION: Rules = (
     (r"aux_classifier\.([01])\.(\w+)", r"auxiliary.unit.\1.\2"),
     (r"aux_classifier\.4\.(\w+)", r"auxiliary.classify.\1"),
 )
+
+_STALE_OUT = {r"aux_classifier\..+": "auxiliary head of another number of classes; only training runs it"}
 
 
 def smp_pyramid(prefix: str) -> Rules:
@@ -91,11 +104,12 @@ def pool_last(key: str, array: Any) -> Any:
     return array.roll(-array.shape[0], 1) if key == "pyramid.join.0.weight" else array
 
 
-def mmseg_options(shapes: Shapes) -> dict[str, Any]:
+def mmseg_options(shapes: Shapes, config: Config) -> dict[str, Any]:
     """What DeepLabV3 and DeepLabV3+ files of mmsegmentation say in common."""
-    auxiliary = shapes.get("auxiliary_head.convs.0.conv.weight", (0,))
+    auxiliary, said = shapes.get("auxiliary_head.convs.0.conv.weight", (0,)), mmseg_config(config)
     return {
-        "output_stride": 8,
+        **({"rates": said.rates} if said.rates else {}),
+        "output_stride": said.output_stride or 8,
         "channels": shapes["decode_head.bottleneck.conv.weight"][0],
         "auxiliary_channels": auxiliary[0],
         "dropout": 0.1,
@@ -143,12 +157,25 @@ def smp_dilated_backbone(shapes: Shapes, config: Config) -> str:
 
 def _torchvision_spec(shapes: Shapes, config: Config) -> ModelSpec:
     classes, auxiliary = shapes["classifier.4.weight"][0], shapes.get("aux_classifier.0.weight", (0,))[0]
+    if _stale_auxiliary(shapes):
+        auxiliary = 0
     if any(key.startswith("backbone.0.") for key in shapes):
         channels = shapes["backbone.0.0.weight"][1]
         return ModelSpec("deeplabv3_mobilenet_v3_large", channels, classes, {"auxiliary_channels": auxiliary})
     name = require_resnet(shapes, "backbone.", source="torchvision")
     options = {"auxiliary_channels": auxiliary, "channels": shapes["classifier.0.project.0.weight"][0]}
     return ModelSpec(f"deeplabv3_{name}", shapes["backbone.conv1.weight"][1], classes, options)
+
+
+def _stale_auxiliary(shapes: Shapes) -> bool:
+    """Whether the auxiliary head is whole but of another number of classes: torchvision's own, beside a classifier that was
+    replaced for fine-tuning."""
+    rows, *rest = shapes.get("aux_classifier.4.weight", (0,))
+    return (
+        rows not in (0, shapes["classifier.4.weight"][0])
+        and tuple(rest) == (shapes.get("aux_classifier.0.weight", (0,))[0], 1, 1)
+        and shapes.get("aux_classifier.4.bias") == (rows,)
+    )
 
 
 def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -160,7 +187,8 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
     name = f"deeplabv3_{mmseg_dilated_backbone(shapes)}"
-    return ModelSpec(name, mmseg_in_channels(shapes), shapes["decode_head.conv_seg.weight"][0], mmseg_options(shapes))
+    options = mmseg_options(shapes, config)
+    return ModelSpec(name, mmseg_in_channels(shapes), shapes["decode_head.conv_seg.weight"][0], options)
 
 
 def _smp_join(shapes: Shapes) -> str:
@@ -198,20 +226,31 @@ def _smp_source(*, separable: bool) -> Published:
         _smp_spec,
         lambda key: None if left_out_by(SMP_OUT, key) else rewrite(key, rules),
         SMP_OUT,
+        preprocessing=smp_preprocessing,
+        notes=smp_notes,
+    )
+
+
+def _torchvision_source(*, stale_auxiliary: bool) -> Published:
+    left_out = _STALE_OUT if stale_auxiliary else {}
+    return Published(
+        "torchvision",
+        "deeplabv3",
+        lambda shapes: _is_torchvision(shapes) and _stale_auxiliary(shapes) == stale_auxiliary,
+        _torchvision_spec,
+        lambda key: None if left_out_by(left_out, key) else rewrite(key, _TORCHVISION),
+        left_out,
+        preprocessing=replace(
+            BLACK_PADDED, resize=ResizeRule(shortest=520, interpolation="antialiased", rounding="down")
+        ),
+        space={21: "voc"},
+        licence="BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own",
     )
 
 
 SOURCES: tuple[Published, ...] = (
-    Published(
-        "torchvision",
-        "deeplabv3",
-        _is_torchvision,
-        _torchvision_spec,
-        lambda key: rewrite(key, _TORCHVISION),
-        preprocessing=replace(BLACK_PADDED, resize=ResizeRule(shortest=520, rounding="down")),
-        space={21: "voc"},
-        licence="BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own",
-    ),
+    _torchvision_source(stale_auxiliary=False),
+    _torchvision_source(stale_auxiliary=True),
     _smp_source(separable=False),
     _smp_source(separable=True),
     Published(
@@ -223,8 +262,8 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=MMSEG_LICENCE,
-        notes=(MMSEG_NOTE,),
+        notes=mmseg_notes(stride=MMSEG_NOTE),
         transform=pool_last,
     ),
 )
-"""Every array of a segmentation is used, the auxiliary head's too: it serves further training."""
+"""Every array of a segmentation is used, the auxiliary head's too where it has the model's classes: it serves further training."""

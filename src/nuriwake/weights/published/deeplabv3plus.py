@@ -1,7 +1,7 @@
 """Published DeepLabV3+ files: segmentation_models_pytorch, mmsegmentation."""
 
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_preprocessing
+from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_notes, mmseg_preprocessing
 from nuriwake.weights.published.deeplabv3 import (
     MMSEG,
     MMSEG_LICENCE,
@@ -15,7 +15,16 @@ from nuriwake.weights.published.deeplabv3 import (
     smp_pyramid,
     smp_separable_pyramid,
 )
-from nuriwake.weights.published.keys import SMP_ENCODER, Rules, left_out_by, mmseg_in_channels, rewrite, smp_in_channels
+from nuriwake.weights.published.keys import (
+    SMP_ENCODER,
+    Rules,
+    left_out_by,
+    mmseg_in_channels,
+    rewrite,
+    smp_in_channels,
+    smp_notes,
+    smp_preprocessing,
+)
 
 _SMP_HEAD: Rules = (
     (r"decoder\.aspp\.1\.([01])\.(\w+)", r"refine.\1.\2"),
@@ -55,7 +64,7 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
-    options = {**mmseg_options(shapes), "fine_channels": shapes["decode_head.c1_bottleneck.conv.weight"][0]}
+    options = {**mmseg_options(shapes, config), "fine_channels": shapes["decode_head.c1_bottleneck.conv.weight"][0]}
     name = f"deeplabv3plus_{mmseg_dilated_backbone(shapes)}"
     return ModelSpec(name, mmseg_in_channels(shapes), shapes["decode_head.conv_seg.weight"][0], options)
 
@@ -85,6 +94,8 @@ def _smp_source(*, separable: bool) -> Published:
         _smp_spec,
         lambda key: None if left_out_by(SMP_OUT, key) else rewrite(key, rules),
         SMP_OUT,
+        preprocessing=smp_preprocessing,
+        notes=smp_notes,
     )
 
 
@@ -100,7 +111,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=MMSEG_LICENCE,
-        notes=(MMSEG_NOTE,),
+        notes=mmseg_notes(stride=MMSEG_NOTE),
         transform=pool_last,
     ),
 )

@@ -93,7 +93,9 @@ def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
         mean=tuple(float(value) / 255 for value in mean),
         deviation=tuple(float(value) / 255 for value in deviation),
         order="bgr" if order == "bgr" else "rgb",
-        resize=ResizeRule(shortest=int(shortest), longest=int(longest), rounding="half_up") if shortest else None,
+        resize=ResizeRule(shortest=int(shortest), longest=int(longest), interpolation="antialiased", rounding="half_up")
+        if shortest
+        else None,
         padding="zero",
     )
 

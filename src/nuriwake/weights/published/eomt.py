@@ -127,7 +127,8 @@ def _preprocessing(rename: Callable[[str], str | None], task: str) -> Callable[[
 
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
         side = _side(_own_shapes(shapes, rename))
-        resize = ResizeRule(shortest=side) if task == "semantic" else ResizeRule(longest=side)
+        shortest, longest = (side, None) if task == "semantic" else (None, side)
+        resize = ResizeRule(shortest=shortest, longest=longest, interpolation="antialiased")
         return Preprocessing(resize=resize, padding="black")
 
     return preprocessing

@@ -9,7 +9,15 @@ from nuriwake.core.serial import to_plain
 from nuriwake.models import MODELS
 from nuriwake.models.backbones.hrnet import LAYOUTS, HRNetLayout
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import BLACK_PADDED, Config, Published, Shapes, mmseg_preprocessing
+from nuriwake.weights.published.base import (
+    BLACK_PADDED,
+    Config,
+    Notes,
+    Published,
+    Shapes,
+    mmseg_notes,
+    mmseg_preprocessing,
+)
 
 _BACKBONE = re.compile(r"(conv[12]|bn[12]|layer1|transition[1-3]|stage[2-4])\..+")
 
@@ -190,12 +198,17 @@ _STAGE = "stage4.0.branches.3.0.conv1.weight"
 _LICENCE = "{code} by its authors; the data it was trained on may bind as well (Cityscapes: no commercial use; ADE20K: research)"
 _HRNET_CORNERS = (
     "Read with half-pixel centres, as the repository's plain HRNet enlarges its maps; a file trained with "
-    "MODEL.ALIGN_CORNERS: True needs the option align_corners: true, which no file says."
+    "MODEL.ALIGN_CORNERS: True, which no file says, needs --options '{\"align_corners\": true}'."
 )
 _OCR_CORNERS = (
-    "Read with aligned corners, the setting of the repository's OCR models; a file trained with MODEL.ALIGN_CORNERS: False "
-    "needs the option align_corners: false, which no file says."
+    "Read with aligned corners, the setting of the repository's OCR models; a file trained with MODEL.ALIGN_CORNERS: False, "
+    "which no file says, needs --options '{\"align_corners\": false}'."
 )
+
+
+def _corners(note: str) -> Notes:
+    return lambda config, options: () if "align_corners" in options else (note,)
+
 
 SOURCES: tuple[Published, ...] = (
     Published(
@@ -208,7 +221,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=BLACK_PADDED,
         space={19: "cityscapes", 150: "ade20k"},
         licence=_LICENCE.format(code="MIT"),
-        notes=(_HRNET_CORNERS,),
+        notes=_corners(_HRNET_CORNERS),
     ),
     Published(
         "hrnet",
@@ -220,7 +233,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=BLACK_PADDED,
         space={19: "cityscapes", 150: "ade20k"},
         licence=_LICENCE.format(code="MIT"),
-        notes=(_OCR_CORNERS,),
+        notes=_corners(_OCR_CORNERS),
     ),
     Published(
         "mmseg",
@@ -232,6 +245,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=_LICENCE.format(code="Apache-2.0"),
+        notes=mmseg_notes(),
     ),
     Published(
         "mmseg",
@@ -243,6 +257,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=mmseg_preprocessing("decode_head.1.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence=_LICENCE.format(code="Apache-2.0"),
+        notes=mmseg_notes(),
     ),
 )
 """What `nuriwake import` knows of HRNet."""

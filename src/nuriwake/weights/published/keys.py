@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from nuriwake.core.errors import UserError
+from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.models.backbones.resnet import DEPTHS
-from nuriwake.weights.published.base import Config, Shapes
+from nuriwake.weights.published.base import IMAGENET, Config, Shapes
 
 GROUPED: Mapping[tuple[int, int, int], str] = {
     (50, 128, 4): "resnext50_32x4d",
@@ -63,6 +66,11 @@ def mmseg_backbone(shapes: Shapes) -> str:
     Raises:
         UserError: another backbone.
     """
+    if any(key.startswith("backbone.encoder.") for key in shapes):
+        raise UserError(
+            "This mmsegmentation file has the head of another architecture over a U-Net; U-Nets with their own head (FCN) can "
+            "be read."
+        )
     name = require_resnet(shapes, "backbone.", source="mmsegmentation")
     if "backbone.stem.0.weight" in shapes:
         return f"{name}_v1c"
@@ -106,6 +114,38 @@ def smp_backbone(shapes: Shapes, config: Config, *, depth: int = 5) -> str:
         f"The encoder of this segmentation_models_pytorch file is {found}; files with a ResNet, a ResNeXt, MobileNetV2 or "
         "a timm encoder (tu-..., with its config.json) can be read."
     )
+
+
+def smp_preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
+    """As smp's `get_preprocessing_params` has it for the encoder in `config.json`: timm's encoders (tu-...) by timm's
+    configuration of their weights, those with torchvision's names by ImageNet's mean and deviation."""
+    known = _timm_normalisation(config)
+    return IMAGENET if known is None else replace(IMAGENET, mean=known[0], deviation=known[1])
+
+
+def smp_notes(config: Config, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note where `smp_preprocessing` has nothing to go by."""
+    if _timm_normalisation(config) is not None:
+        return ()
+    return (
+        "The file does not say how images were prepared; of three channels, ImageNet's mean and deviation are taken.",
+    )
+
+
+def _timm_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """(mean, deviation) of RGB scaled to 0..1, as timm registers them for the encoder's weights; None where it has none."""
+    import timm
+
+    name = str(config.get("encoder_name", ""))
+    if not name.startswith("tu-"):
+        return None
+    try:
+        found = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+    except RuntimeError:  # the architecture has no weights of this tag
+        return None
+    if found is None or len(found.mean) != 3 or len(found.std) != 3:
+        return None
+    return tuple(map(float, found.mean)), tuple(map(float, found.std))
 
 
 SMP_ENCODER: Rules = ((r"encoder\.model\.(.+)", r"encoder.body.\1"), (r"(encoder\..+)", r"\1"))

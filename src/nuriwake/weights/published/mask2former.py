@@ -299,7 +299,13 @@ def _preprocessing(
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
         own = _own_shapes(shapes, rename)
         shortest, longest = _sizes(own["decoder.classify.bias"][0] - 1, task, own)
-        rule = ResizeRule(shortest=shortest, longest=longest, rounding="half_up", multiple=32 if stretched else 1)
+        rule = ResizeRule(
+            shortest=shortest,
+            longest=longest,
+            interpolation="antialiased",
+            rounding="half_up",
+            multiple=32 if stretched else 1,
+        )
         return Preprocessing(resize=rule, padding="zero")
 
     return preprocessing

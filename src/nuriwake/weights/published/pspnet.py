@@ -7,7 +7,15 @@ from typing import Any
 from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ZERO_PADDED, Config, Published, Shapes, mmseg_preprocessing
+from nuriwake.weights.published.base import (
+    ZERO_PADDED,
+    Config,
+    Published,
+    Shapes,
+    mmseg_config,
+    mmseg_notes,
+    mmseg_preprocessing,
+)
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -18,6 +26,8 @@ from nuriwake.weights.published.keys import (
     rewrite,
     smp_backbone,
     smp_in_channels,
+    smp_notes,
+    smp_preprocessing,
 )
 
 _SEMSEG: Rules = (
@@ -69,6 +79,7 @@ def _semseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
     options = {
         "backbone": mmseg_backbone(shapes),
+        "output_stride": mmseg_config(config).output_stride or 8,
         "channels": shapes["decode_head.bottleneck.conv.weight"][0],
         "branch_channels": shapes["decode_head.psp_modules.0.1.conv.weight"][0],
         "auxiliary_channels": shapes.get("auxiliary_head.convs.0.conv.weight", (0,))[0],
@@ -134,7 +145,17 @@ def _smp(depth: int) -> Published:
     def rename(key: str) -> str | None:
         return None if left_out_by(unused, key) else rewrite(key, _SMP)
 
-    return Published("smp", "pspnet", recognise, _smp_spec(depth), rename, unused, transform=_map_first)
+    return Published(
+        "smp",
+        "pspnet",
+        recognise,
+        _smp_spec(depth),
+        rename,
+        unused,
+        smp_preprocessing,
+        notes=smp_notes,
+        transform=_map_first,
+    )
 
 
 def _semseg_preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
@@ -175,8 +196,9 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
         licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
-        notes=(
-            "The file does not say its output stride; 8 is taken (mmsegmentation's D8), which is wrong for its D32 files.",
+        notes=mmseg_notes(
+            stride="The file does not say its output stride; 8 is taken (mmsegmentation's D8), which is wrong for its D32 files: "
+            "read these with --options '{\"output_stride\": 32}'."
         ),
     ),
     *(_smp(depth) for depth in _SMP_UNUSED),

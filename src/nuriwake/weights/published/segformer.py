@@ -13,7 +13,17 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.models.segformer import EXPANSION, HEADS, REDUCTIONS, SIZES
 from nuriwake.models.segformer_names import MitSource, arrange_encoder, encoder_name, encoder_source, reshape_encoder
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import ZERO_PADDED, ClassList, Config, Published, Shapes, mmseg_size
+from nuriwake.weights.published.base import (
+    ZERO_PADDED,
+    ClassList,
+    Config,
+    Published,
+    Shapes,
+    mmseg_config,
+    mmseg_notes,
+    mmseg_size,
+)
+from nuriwake.weights.published.keys import smp_notes, smp_preprocessing
 
 LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 NOTES = (
@@ -27,6 +37,7 @@ _TRANSFORMERS = {
     r"decode_head\.batch_norm\.(\w+)": r"decoder.norm.\1",
     r"decode_head\.classifier\.(\w+)": r"head.\1",
 }
+_TRANSFORMERS_5 = {pattern.replace("linear_c", "linear_projections"): ours for pattern, ours in _TRANSFORMERS.items()}
 # smp counts from the coarsest map.
 _SMP = {
     **{rf"decoder\.mlp_stage\.{3 - level}\.linear\.(\w+)": rf"decoder.projections.{level}.\1" for level in range(4)},
@@ -139,19 +150,23 @@ def _array(own: dict[str | None, tuple[int, ...]], level: int, name: str) -> tup
     return own[f"encoder.levels.{level}.{name}"]
 
 
+_SQUARE = ResizeRule(exact=(512, 512), interpolation="antialiased")
+
+
 def _squashed(shapes: Shapes, config: Config) -> Preprocessing:
     """transformers' processor squashes ADE20K's images to 512x512; without a processor others keep their size. The weights are
     the authors', who train in mmsegmentation."""
     classes = shapes["decode_head.classifier.weight"][0]
-    return replace(ZERO_PADDED, resize=ResizeRule(exact=(512, 512)) if classes == 150 else None)
+    return replace(ZERO_PADDED, resize=_SQUARE if classes == 150 else None)
 
 
 def _mmseg_sized(head: str) -> Callable[[Shapes, Config], Preprocessing]:
-    """As mmsegmentation's other models, but that B5 was trained on ADE20K's images with a shorter side of 640."""
+    """As `mmseg_preprocessing`, but that B5 was trained on ADE20K's images with a shorter side of 640."""
 
     def preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
         largest = any(re.search(r"\.(block3|layers\.2\.1)\.39\.", key) for key in shapes)
-        return replace(ZERO_PADDED, resize=mmseg_size(shapes[head][0], 640 if largest else 512))
+        assumed = replace(ZERO_PADDED, resize=mmseg_size(shapes[head][0], 640 if largest else 512))
+        return mmseg_config(config).prepare(assumed)
 
     return preprocessing
 
@@ -161,29 +176,36 @@ _AUXILIARY = {r"auxiliary_head\..+": "auxiliary head: only for training"}
 _UNUSED = {r"decode_head\.conv_seg\.\w+": "second classifier that the authors' head never uses", **_AUXILIARY}
 _ORIGINAL_EPSILON = {"epsilon": 1e-6, "embedding_epsilon": 1e-5}
 
-SOURCES: tuple[Published, ...] = (
-    Published(
+
+def _transformers(names: MitSource, head: dict[str, str]) -> Published:
+    return Published(
         "transformers",
         "segformer",
-        _recognise("transformers", _TRANSFORMERS),
-        _spec("transformers", _TRANSFORMERS, {"encoder": {"epsilon": 1e-5, "embedding_epsilon": 1e-5}}),
-        _rename("transformers", _TRANSFORMERS, {}),
+        _recognise(names, head),
+        _spec(names, head, {"encoder": {"epsilon": 1e-5, "embedding_epsilon": 1e-5}}),
+        _rename(names, head, {}),
         preprocessing=_squashed,
         space=_SPACE,
         licence=LICENCE,
         notes=NOTES,
         transform=_transform,
         arrange=arrange_encoder,
-    ),
+    )
+
+
+SOURCES: tuple[Published, ...] = (
+    _transformers("transformers", _TRANSFORMERS),
+    _transformers("transformers_5", _TRANSFORMERS_5),
     Published(
         "smp",
         "segformer",
         _recognise("original", _SMP),
         _spec("original", _SMP, {"aligned_upsampling": 4, "encoder": _ORIGINAL_EPSILON}),
         _rename("original", _SMP, {}),
+        preprocessing=smp_preprocessing,
         space=_SPACE,
         licence=LICENCE,
-        notes=NOTES,
+        notes=lambda config, options: (*NOTES, *smp_notes(config, options)),
         transform=_transform,
     ),
     Published(
@@ -196,7 +218,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=_mmseg_sized("decode_head.conv_seg.weight"),
         space=_SPACE,
         licence=LICENCE,
-        notes=NOTES,
+        notes=mmseg_notes(*NOTES),
         transform=reshape_encoder,
         arrange=arrange_encoder,
     ),
@@ -211,7 +233,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=_mmseg_sized("decode_head.linear_pred.weight"),
         space=_SPACE,
         licence=LICENCE,
-        notes=NOTES,
+        notes=mmseg_notes(*NOTES),
         transform=_transform,
     ),
 )

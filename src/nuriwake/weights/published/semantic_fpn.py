@@ -3,7 +3,7 @@
 from nuriwake.core.errors import UserError
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published import detectron2
-from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_preprocessing
+from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_config, mmseg_notes, mmseg_preprocessing
 from nuriwake.weights.published.keys import (
     SMP_ENCODER,
     Rules,
@@ -13,6 +13,8 @@ from nuriwake.weights.published.keys import (
     rewrite,
     smp_backbone,
     smp_in_channels,
+    smp_notes,
+    smp_preprocessing,
 )
 
 _MMSEG: Rules = (
@@ -45,10 +47,17 @@ _MMSEG_OUT = {r"auxiliary_head\..+": "auxiliary head: only training runs it"}
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
     classes, channels = shapes["decode_head.conv_seg.weight"][:2]
+    said = mmseg_config(config)
+    if said.output_stride not in (None, 32):
+        raise UserError(
+            f"The configuration in the file dilates its backbone to the output stride {said.output_stride}; Semantic FPN here has "
+            "32."
+        )
     options = {
         "pyramid_channels": shapes["neck.fpn_convs.0.conv.weight"][0],
         "channels": channels,
         "norm": "batch",
+        "align_corners": bool(said.align_corners),
     }
     return ModelSpec(f"semantic_fpn_{mmseg_backbone(shapes)}", mmseg_in_channels(shapes), classes, options)
 
@@ -123,6 +132,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 150: "ade20k"},
         licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
+        notes=mmseg_notes(aligns=True),
     ),
     Published(
         "smp",
@@ -130,5 +140,7 @@ SOURCES: tuple[Published, ...] = (
         lambda shapes: {"decoder.p5.weight", "decoder.seg_blocks.0.block.0.block.0.weight"} <= shapes.keys(),
         _smp_spec,
         lambda key: rewrite(key, _SMP),
+        preprocessing=smp_preprocessing,
+        notes=smp_notes,
     ),
 )

@@ -7,9 +7,17 @@ from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.models.unet import textbook_name
 from nuriwake.models.unet_backbone import smp_name
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_preprocessing
+from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_notes, mmseg_preprocessing
 from nuriwake.weights.published.deeplabv3 import MMSEG_LICENCE, SMP_OUT
-from nuriwake.weights.published.keys import Rules, left_out_by, rewrite, smp_backbone, smp_in_channels
+from nuriwake.weights.published.keys import (
+    Rules,
+    left_out_by,
+    rewrite,
+    smp_backbone,
+    smp_in_channels,
+    smp_notes,
+    smp_preprocessing,
+)
 
 _TEXTBOOK_OUT = {"mask_values": "a list of the values in the training masks, no array"}
 _MMSEG_OUT = {r"auxiliary_head\..+": "auxiliary head: only training runs it"}
@@ -132,7 +140,9 @@ def _mmseg(depth: int) -> Published:
 
     def recognise(shapes: Shapes) -> bool:
         upsampled = any(re.match(r"backbone\.decoder\.\d+\.upsample\.interp_upsample\.", key) for key in shapes)
-        return upsampled and _count(r"backbone\.decoder\.(\d+)\.", shapes) == depth
+        # PSPNet's and DeepLabV3's heads stand on this backbone as well.
+        own_head = "decode_head.convs.0.conv.weight" in shapes
+        return upsampled and own_head and _count(r"backbone\.decoder\.(\d+)\.", shapes) == depth
 
     return Published(
         "mmseg",
@@ -144,6 +154,7 @@ def _mmseg(depth: int) -> Published:
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes"},
         licence=MMSEG_LICENCE,
+        notes=mmseg_notes(aligns=None),  # its logits are as large as the image
     )
 
 
@@ -160,7 +171,7 @@ SOURCES: tuple[Published, ...] = (
             "Such files do not say how images were prepared; RGB divided by 255 is taken, as the widespread programs do.",
         ),
     ),
-    Published("smp", "unet", _is_smp, _smp_spec, _smp_rename, SMP_OUT),
+    Published("smp", "unet", _is_smp, _smp_spec, _smp_rename, SMP_OUT, smp_preprocessing, notes=smp_notes),
     *(_mmseg(depth) for depth in (2, 3, 4, 5)),
 )
 """U-Nets: textbook (also milesial's), smp over a backbone, and mmsegmentation's own."""
