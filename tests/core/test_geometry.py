@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -12,6 +12,7 @@ from nuriwake.core.geometry import Geometry, resize_array, take_window
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 33))
 def test_padding_is_undone_exactly(size, multiple):
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
