@@ -7,11 +7,16 @@ from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.instances import Instances
+from nuriwake.core.labels import LabelSpace
+from nuriwake.core.runs import RunMasks
+from nuriwake.core.sample import Sample
 from nuriwake.data.formats import open_data
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.config import AugmentationConfig, RunConfig, override, read_overrides
@@ -192,3 +197,18 @@ def test_one_image_is_in_memory_at_a_time(disc_data, monkeypatch):
     monkeypatch.setattr(type(data), "read", counted)
     data_facts(data, disc_data)
     assert len(alive) > 2
+
+
+def test_no_object_is_mirrored_at_the_border():
+    """What lies there is ignored in a label map; of objects a mirrored one would be learnt as background."""
+    augmentation = AugmentationConfig("natural", 64, scale=(0.25, 0.25))
+    image, ids = np.full((64, 64, 3), 10, np.uint8), np.zeros((64, 64), np.int32)
+    image[24:40, 24:40], ids[24:40, 24:40] = 250, 1
+    target = Instances(RunMasks.from_labels(ids, np.array([1])), np.zeros(1, np.int32), LabelSpace(("cell",), (True,)))
+    for objects, copies in ((True, 1), (False, 2)):
+        pipeline = replace(training_augmentation(augmentation, 3, 255.0, objects=objects), photometric=())
+        found = pipeline(Sample(image, target, name="x"), np.random.default_rng(0))
+        bright = (found.image[..., 0] > 150).astype(np.uint8)
+        count = cv2.connectedComponents(bright)[0] - 1
+        assert count == 1 if copies == 1 else count > 1
+        assert len(found.target) == 1

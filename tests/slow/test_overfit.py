@@ -76,7 +76,7 @@ SEMANTIC = (
     Case("deeplabv3plus_mobilenet_v2", 500, 0.85, FAST),
     Case("pspnet_mobilenet_v2", 500, 0.85, FAST, near=True),
     Case("semantic_fpn_mobilenet_v2", 400, 0.85, FAST),
-    Case("segformer_b0", 2500, 0.85, FAST | {"model.options": {"encoder": {"drop_path": 0.0}}}),
+    Case("segformer_b0", 3000, 0.85, FAST | {"model.options": {"encoder": {"drop_path": 0.0}}}),
     Case("hrnet_w18_small_v1", 1500, 0.85, FAST | {"optim.learning_rate": 2e-3}),
     Case("hrnet_ocr_w18", 1200, 0.85, FAST | HRNET | {"optim.learning_rate": 2e-3}),
 )

@@ -196,3 +196,18 @@ def test_numbers_of_another_channel_count_are_refused():
     pipeline = Pipeline((), (BrightnessContrast(),), (8, 8))
     with pytest.raises(UserError, match="3 channels, but the mean has 1"):
         pipeline.prepare(sample(), np.random.default_rng(0), mean=[0.5], deviation=[0.5], maximum=255.0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_beyond_the_border_the_mean_of_the_image(dtype):
+    image = np.zeros((16, 16, 3), dtype)
+    image[:, 8:] = 200
+    found = Pipeline((), (), (32, 16), border="mean")(Sample(image, name="x"), np.random.default_rng(0)).image
+    np.testing.assert_array_equal(found[8:24], image)
+    assert (found[:8] == 100).all()
+    assert (found[24:] == 100).all()
+    if dtype == "float32":
+        image[0, 0] = np.nan
+        assert (
+            Pipeline((), (), (32, 16), border="mean")(Sample(image, name="x"), np.random.default_rng(0)).image[:8] == 0
+        ).all()

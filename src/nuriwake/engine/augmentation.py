@@ -38,14 +38,16 @@ class Augmentation(Protocol):
         ...
 
 
-def training_augmentation(augmentation: AugmentationConfig, channels: int, maximum: float) -> Augmentation:
+def training_augmentation(
+    augmentation: AugmentationConfig, channels: int, maximum: float, *, objects: bool = False
+) -> Augmentation:
     """The user's own pipeline where one is named, else `training_pipeline`.
 
     Raises:
         UserError: the name leads to nothing, to neither kind of pipeline, or stands beside fields that it leaves no room for.
     """
     if augmentation.pipeline is None:
-        return training_pipeline(augmentation, channels, maximum)
+        return training_pipeline(augmentation, channels, maximum, objects=objects)
     for name, given in (
         ("geometric", augmentation.geometric),
         ("photometric", augmentation.photometric),
@@ -66,15 +68,23 @@ def training_augmentation(augmentation: AugmentationConfig, channels: int, maxim
     return own
 
 
-def training_pipeline(augmentation: AugmentationConfig, channels: int, maximum: float) -> Pipeline:
+def training_pipeline(
+    augmentation: AugmentationConfig, channels: int, maximum: float, *, objects: bool = False
+) -> Pipeline:
     """The preset at the crop size, with the zoom and the operations of the configuration where it gives them.
 
     `augmentation.scale` is the zoom of the random crops, those in `augmentation.geometric` included that say none of their own.
+
+    Args:
+        objects: the targets are objects or segments. What lies beyond the image is ignored in a label map, so that it may be
+            mirrored; mirrored objects, which nobody outlined, would be learnt as background.
     """
     side = augmentation.crop_size or 256
     pipeline = preset(cast(Any, augmentation.preset or "none"), (side, side), channels=channels, maximum=maximum)
     zoom = augmentation.scale
     changes: dict[str, Any] = {"mixing": operations("mixing", augmentation.mixing, "augmentation.mixing")}
+    if objects:
+        changes["border"] = "mean"
     if zoom is not None:
         changes["geometric"] = tuple(
             replace(operation, zoom=zoom) if isinstance(operation, RandomCrop) else operation

@@ -79,7 +79,8 @@ def batches(
     """This process's share of the training batches, from optimiser step `start` on, without end."""
     read = ReadRecord(data, config.data.train)
     budget = (config.data.cache_mib or 0) * 2**20
-    augmentation = training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
+    objects = task.name != "semantic"
+    augmentation = training_augmentation(config.augmentation, data.channels, preprocessing.maximum, objects=objects)
     count = len(data.records(config.data.train))
     samples = DrawDataset(
         CachedRead(read, budget) if budget else read,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import floor
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Pipeline:
         photometric: see `nuriwake.transforms.photometric`.
         size: (height, width) of what comes out.
         mixing: see `nuriwake.transforms.mixing`; the other samples go through the same geometry. Off by default.
-        border: what the image shows beyond its border.
+        border: what the image shows beyond its border; "mean" is the mean value of the image.
         fill: the image's value there for the constant border, in the image's own units.
         maximum: the value of full brightness, the unit of the photometric operations; None for that of the dtype (255,
             65535, 1.0). A 12-bit camera says 4095, a CT in Hounsfield units about 3000. Nothing is clipped to it.
@@ -56,7 +56,7 @@ class Pipeline:
     photometric: tuple[PhotometricOperation, ...]
     size: Size
     mixing: tuple[MixingOperation, ...] = field(default=(), kw_only=True)
-    border: Border = field(default="reflect", kw_only=True)
+    border: Border | Literal["mean"] = field(default="reflect", kw_only=True)
     fill: float = field(default=0.0, kw_only=True)
     maximum: float | None = field(default=None, kw_only=True)
 
@@ -138,11 +138,18 @@ class Pipeline:
     def _shown(self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None) -> Sample:
         warp = self.plan(sample.size, rng, focus=focus)
         target = None if sample.target is None else warp_target(sample.target, warp)
-        return replace(sample, image=warp.image(sample.image, border=self.border, fill=self.fill), target=target)
+        border, fill = ("constant", _mean(sample.image)) if self.border == "mean" else (self.border, self.fill)
+        return replace(sample, image=warp.image(sample.image, border=border, fill=fill), target=target)
 
     def _stages(self, sample: Sample, rng: np.random.Generator) -> list[Stage]:
         channels = sample.image.shape[2]
         return [operation.draw(channels, rng) for operation in drawn(self.photometric, rng)]
+
+
+def _mean(image: np.ndarray) -> float:
+    """Of one value in 64, which is close enough; 0 where they are no numbers."""
+    value = float(image[::8, ::8].mean())
+    return value if np.isfinite(value) else 0.0
 
 
 def drawn(operations: Sequence[Operation], rng: np.random.Generator) -> list[Operation]:
