@@ -188,8 +188,7 @@ def test_a_validation_image_that_is_cut_off_leaves_nothing(tiny_config, draw, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_of_equal_scores_the_later_weights_are_kept(tiny_config, monkeypatch):
-    """Such as 0 at the beginning of a training, or none at all."""
+def test_while_nothing_is_found_the_later_weights_are_kept(tiny_config, monkeypatch):
     import nuriwake.engine.train as loop
 
     monkeypatch.setattr(

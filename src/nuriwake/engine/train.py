@@ -181,8 +181,9 @@ def _evaluate(job: Job, progress: float, interrupts: Interrupts) -> Evaluation:
     job.plan.evaluated, job.plan.evaluation_seconds = progress, position.evaluation_seconds
     better = position.best is None or found.headline > position.best.score
     stale = 0 if better else position.stale + 1
-    # Of equals the later: scores that are all 0, or not defined since nothing in the images can be found, say nothing for the first.
-    if better or (position.best is not None and found.headline == position.best.score):
+    # While nothing is found, or no image holds anything to find (-inf), the score says nothing for the first weights.
+    nothing = position.best is not None and found.headline == position.best.score <= 0
+    if better or nothing:
         position.best = Best(f"best-{position.step:08d}.pt", found.headline, position.step, list(found.thresholds))
         if job.team.leader:
             write_torch(job.run.last.parent / position.best.file, {"weights": job.evaluated.state_dict()})
