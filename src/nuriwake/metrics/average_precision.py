@@ -97,7 +97,7 @@ def _tables(
     objects: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     classes = np.flatnonzero(objects[:, 0])
-    first, grouped = by_class(order, labels, objects.shape[0])
+    first, grouped = group_by(order, labels, objects.shape[0])
     precision = np.full((classes.size, 4, 10), np.nan)
     recall = np.full((classes.size, 6, 10), np.nan)
     most = 0
@@ -125,17 +125,25 @@ def _tables(
 
 
 @njit(cache=True, nogil=True)
-def by_class(order: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """`first` (classes + 1,) and `grouped` (D,): those of label k are `grouped[first[k]:first[k + 1]]`, in their `order`."""
-    first = np.zeros(classes + 1, np.int64)
-    for label in labels:
-        first[label + 1] += 1
-    for label in range(classes):
-        first[label + 1] += first[label]
-    place, grouped = first.copy(), np.empty(labels.size, np.int64)
+def group_by(order: np.ndarray, keys: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by their class or their image, in a given order within each.
+
+    Args:
+        order: int64 (D,), the rows.
+        keys: int (D,), 0..groups-1, of each row.
+
+    Returns:
+        first int64 (groups + 1,) and grouped int64 (D,): the rows of key k are `grouped[first[k]:first[k + 1]]`.
+    """
+    first = np.zeros(groups + 1, np.int64)
+    for key in keys:
+        first[key + 1] += 1
+    for group in range(groups):
+        first[group + 1] += first[group]
+    place, grouped = first.copy(), np.empty(keys.size, np.int64)
     for d in order:
-        grouped[place[labels[d]]] = d
-        place[labels[d]] += 1
+        grouped[place[keys[d]]] = d
+        place[keys[d]] += 1
     return first, grouped
 
 

@@ -9,7 +9,7 @@ from numba import njit
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances, check_areas, check_column, check_labels, check_scores
 from nuriwake.core.labels import LabelSpace
-from nuriwake.metrics.average_precision import by_class
+from nuriwake.metrics.average_precision import group_by
 from nuriwake.metrics.detections import by_falling_score
 from nuriwake.metrics.matching import LOWEST, choose, match
 from nuriwake.metrics.overlap import box_pairs
@@ -88,8 +88,8 @@ def judge_tables(
     """What all boxes `found` turn out to be, image after image: all columns of `rows`, as of `Detections`. Returns how many rows were
     written: the detections that count."""
     scores = np.ones(len(found.images), np.float32) if found.scores is None else found.scores
-    first, order = by_class(by_falling_score(scores), found.images, images)
-    truth_first, truth = by_class(np.arange(len(objects.images)), objects.images, images)
+    first, order = group_by(by_falling_score(scores), found.images, images)
+    truth_first, truth = group_by(np.arange(len(objects.images)), objects.images, images)
     areas, crowd = objects.stated()
     table = (rows[name] for name in ("scores", "labels", "ranks", "images", f"{kind}_true", f"{kind}_false"))
     return _judge(
