@@ -119,6 +119,10 @@ def test_what_a_configuration_says_replaces_what_was_assumed(parity):
     flat = OLD.replace("(1, 2, 2, 1)", "(1, 2, 2, 2)").replace("dilations=(1, 1, 1, 2)", "dilations=(1, 1, 1, 1)")
     _, spec = recognise(contents(parity, "mmseg__pspnet_r50-d8", read_mmseg_config(flat)))
     assert spec.options["output_stride"] == 32
+    assert "bins" not in spec.options
+    pooled = flat.replace("dilations=(1, 6, 12, 18)", "pool_scales=(1, 2, 4, 8)")
+    _, spec = recognise(contents(parity, "mmseg__pspnet_r50-d8", read_mmseg_config(pooled)))
+    assert spec.options["bins"] == (1, 2, 4, 8)
     _, spec = recognise(contents(parity, "mmseg__fpn_r50", read_mmseg_config(flat)))
     assert spec.options["align_corners"]
 

@@ -189,12 +189,15 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
 def _describe_size(rule: ResizeRule | None) -> str:
     if rule is None:
         return "at their own size"
+    how = {"linear": "", "area": " (area means)", "antialiased": " (antialiased)"}[rule.interpolation]
     if rule.exact is not None:
-        return f"resized to {rule.exact[0]}x{rule.exact[1]}"
+        return f"resized to {rule.exact[0]}x{rule.exact[1]}{how}"
     longer = "longer side to" if rule.shortest is None else "longer side at most"
     sides = (("shorter side to", rule.shortest), (longer, rule.longest))
     parts = [f"{what} {side}" for what, side in sides if side is not None]
-    return ", ".join([*parts, f"both stretched to multiples of {rule.multiple}"] if rule.multiple > 1 else parts)
+    if rule.multiple > 1:
+        parts.append(f"both stretched to multiples of {rule.multiple}")
+    return ", ".join(parts) + how
 
 
 def _filled(spec: ModelSpec, fitted: Fit, contents: Contents) -> Model:

@@ -37,6 +37,7 @@ class MmsegConfig:
     Attributes:
         backbone: those arguments of the backbone that decide what its arrays compute.
         rates: dilations of the head's 3x3 convolutions (DeepLab).
+        bins: parts into which the head's pyramid divides each side of a map (PSPNet).
         align_corners: how the head enlarges maps.
         crop: (height, width) of the tiles in which images are tested; None for whole images.
         step: (down, right), by which tiles are moved.
@@ -49,6 +50,7 @@ class MmsegConfig:
 
     backbone: Mapping[str, Any] | None = None
     rates: tuple[int, ...] = ()
+    bins: tuple[int, ...] = ()
     align_corners: bool | None = None
     crop: tuple[int, int] | None = None
     step: tuple[int, int] | None = None
@@ -160,12 +162,14 @@ def read_mmseg_config(text: str) -> MmsegConfig | None:
     if not head:
         return None
     rates, align = _whole_numbers(head.get("dilations")), head.get("align_corners")
+    bins = _whole_numbers(head.get("pool_scales"))
     backbone, pipeline = _mapping(model.get("backbone")), _test_pipeline(config)
     mean, deviation, rgb = _normalisation(config, model, pipeline or ())
     crop, step = _slide(_mapping(model.get("test_cfg")) or _mapping(config.get("test_cfg")))
     return MmsegConfig(
         {key: item for key, item in backbone.items() if key in _BACKBONE} or None,
         rates[1:] if rates[:1] == (1,) else (),
+        bins if min(bins, default=0) > 0 else (),
         align if isinstance(align, bool) else None,
         crop,
         step,

@@ -77,9 +77,11 @@ def _semseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
+    said = mmseg_config(config)
     options = {
+        **({"bins": said.bins} if said.bins else {}),
         "backbone": mmseg_backbone(shapes),
-        "output_stride": mmseg_config(config).output_stride or 8,
+        "output_stride": said.output_stride or 8,
         "channels": shapes["decode_head.bottleneck.conv.weight"][0],
         "branch_channels": shapes["decode_head.psp_modules.0.1.conv.weight"][0],
         "auxiliary_channels": shapes.get("auxiliary_head.convs.0.conv.weight", (0,))[0],
