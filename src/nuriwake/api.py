@@ -99,7 +99,8 @@ def train_config(
     """Train as `config` says and write plots and report beside it; processes other than the leader of a team write nothing."""
     run = train_run(config, resume=resume, report=say, accept_license=accept_license)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts one process per GPU; one of them writes
-        data = open_data(run.config.data.path, format=run.config.data.format, val_share=run.config.data.val_share)
+        place = config.data.path  # and not the run's, which may have been moved since it began
+        data = open_data(place, format=run.config.data.format, val_share=run.config.data.val_share)
         write_run_plots(run)
         say(f"report: {write_run_report(run, viewed(data, get_task(run.config.task or '')), load(run.folder))}")
     return run

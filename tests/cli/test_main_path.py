@@ -353,3 +353,37 @@ def _png_header(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
     )
+
+
+def test_a_prediction_never_overwrites_a_file_that_is_none(trained, data, tmp_path, capsys):
+    folder = tmp_path / "d"
+    shutil.copytree(data, folder)
+    masks = {path: path.read_bytes() for path in (folder / "masks" / "val").iterdir()}
+    assert run(["predict", str(trained), str(folder / "images" / "val"), "--out", str(folder / "masks" / "val")]) == 2
+    assert "is there already, and no earlier prediction" in capsys.readouterr().err
+    assert masks == {path: path.read_bytes() for path in (folder / "masks" / "val").iterdir()}
+
+
+def test_predictions_are_added_to_a_folder_or_made_anew(trained, data, tmp_path, capsys):
+    images = sorted((data / "images" / "val").iterdir())[:3]
+    out = tmp_path / "out"
+
+    def stems() -> list[str]:
+        return [Path(item["image"]).stem for item in json.loads((out / "predictions.json").read_text())["images"]]
+
+    for image in images[:2]:
+        assert run(["predict", str(trained), str(image), "--out", str(out)]) == 0
+    assert stems() == [image.stem for image in images[:2]]
+    assert run(["predict", str(trained), str(images[0]), str(images[2]), "--out", str(out)]) == 0
+    assert stems() == [images[index].stem for index in (1, 0, 2)]
+    other = tmp_path / "other.safetensors"
+    shutil.copy(trained / "bundle.safetensors", other)
+    assert run(["predict", str(other), str(images[0]), "--out", str(out)]) == 2
+    assert f"there are predictions of {images[1].stem}.png, {images[2].stem}.png already, with other weights" in (
+        capsys.readouterr().err
+    )
+    assert run(["predict", str(other), *map(str, images), "--out", str(out)]) == 0
+    assert stems() == [image.stem for image in images]
+    (out / "predictions.json").write_text('{"images": [{}]}')
+    assert run(["predict", str(other), str(images[0]), "--out", str(out)]) == 2
+    assert "predictions.json: this file of earlier predictions is damaged" in capsys.readouterr().err

@@ -144,6 +144,26 @@ def test_predictions_of_objects_are_kept(trained, discs, tmp_path, capsys):
     assert {type(opened.read(record).target) for records in opened.splits.values() for record in records} == {Instances}
 
 
+def test_objects_are_added_to_those_predicted_before(trained, discs, tmp_path, capsys):
+    images = sorted((discs / "images" / "val").iterdir())
+    options = ["--score-threshold", "0.01", "--out"]
+    assert run(["predict", str(trained), *map(str, images), *options, str(tmp_path / "once")]) == 0
+    for image in images:
+        assert run(["predict", str(trained), str(image), *options, str(tmp_path / "one by one")]) == 0
+    for name in ("coco_results.json", "coco_results_boxes.json", "predictions.json"):
+        once, added = (json.loads((tmp_path / folder / name).read_text()) for folder in ("once", "one by one"))
+        assert once == added
+        assert once
+    unnumbered = [
+        shutil.copy(image, tmp_path / f"scan {letter}.png") for image, letter in zip(images, "ab", strict=False)
+    ]
+    assert run(["predict", str(trained), str(unnumbered[0]), *options, str(tmp_path / "c")]) == 0
+    before = (tmp_path / "c" / "coco_results.json").read_bytes()
+    assert run(["predict", str(trained), str(unnumbered[1]), *options, str(tmp_path / "c")]) == 2
+    assert "the image ids that the new ones would get (1)" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "c" / "coco_results.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(("kind", "file"), [("mask", "coco_results.json"), ("box", "coco_results_boxes.json")])
 def test_the_official_tool_scores_the_results_as_evaluate_does(trained, discs, tmp_path, capsys, kind, file):
     coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")

@@ -104,8 +104,12 @@ def test_one_batch_or_two_or_two_processes(tiny_config, tmp_path):
 def test_the_crops_of_this_test_ignore_pixels(tiny_config):
     from nuriwake.core.labels import IGNORE
     from nuriwake.engine.distribution import join_team
+    from nuriwake.engine.lock import Lock
     from nuriwake.engine.setup import prepare_job
 
-    job = prepare_job(tiny_config(EXACT), join_team("cpu"), resume=False, report=lambda line: None)
+    config = tiny_config(EXACT)
+    lock = Lock(config.out)
+    job = prepare_job(config, join_team("cpu"), lock=lock, resume=False, report=lambda line: None)
+    lock.release()
     shares = (next(job.batches()).targets == IGNORE).float().mean((1, 2))
     assert len(set(shares.tolist())) > 2

@@ -132,6 +132,8 @@ def test_filling_equals_scipy_where_there_are_two_classes():
     labels = (ndimage.gaussian_filter(np.random.default_rng(3).random((80, 90)), 1.5) > 0.5).astype(np.uint8)
     found = postprocess(labels, BINARY, (Rule("fill_holes"),))
     np.testing.assert_array_equal(found, ndimage.binary_fill_holes(labels))
+    untouched = postprocess(labels, BINARY, (Rule("fill_holes", ("background",)),))
+    np.testing.assert_array_equal(untouched, labels)  # holes of the cells are no work on the background
     assert found.sum() > labels.sum()
 
 

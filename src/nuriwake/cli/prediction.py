@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nuriwake.cli.answers import keep
+from nuriwake.cli.earlier import LISTING, earlier_predictions
 from nuriwake.cli.volumes import VolumeWanted, find_volumes, predict_volume, volume_note
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
@@ -82,14 +83,17 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
     """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into the folder, for objects
     the files in `RESULTS` too, and in `to/` what another format holds of them. A volume becomes `NAME.nii.gz`.
 
+    Predictions of other images that the folder holds stay, and stay listed.
+
     Returns:
         The number of images, what the other format could not carry, and what was made of volumes.
 
     Raises:
-        UserError: a result would overwrite an image, or the format cannot hold such answers (nothing is predicted then); an image
-            cannot be read or does not suit the model: what was predicted before it stays, and predictions.json lists it.
+        UserError: a result would overwrite an image or a file that is no earlier prediction, earlier ones cannot be listed beside
+            the new ones, or the format cannot hold such answers (nothing is predicted then); an image cannot be read or does
+            not suit the model: what was predicted before it stays, and predictions.json lists it.
     """
-    _refuse_overwriting(images, wanted.out, predictor.answers)
+    _refuse_overwriting(images, wanted.out, predictor)
     settings = WriteSettings(split="test", regions=predictor.task == "semantic")
     if wanted.to is not None:
         channels = predictor.preprocessing.channels
@@ -99,6 +103,14 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
     notes: tuple[str, ...] = ()
     told: list[str] = []
     ids = image_ids(images) if predictor.task == "instance" else None
+    about: dict[str, Any] = {"model": str(wanted.source), "classes": to_plain(predictor.answers)}
+    earlier = earlier_predictions(
+        wanted.out,
+        [path for name, file in images.items() for path in _label_files(wanted.out, name, file, predictor)],
+        about=about,
+        ids=[] if ids is None else ids.numbers,
+        results=list(RESULTS.values()),
+    )
     samples = _predicted(predictor, images, wanted, ids=ids, entries=entries, results=results, told=told)
     try:
         if wanted.to is None:
@@ -110,12 +122,11 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
             ).notes
     finally:
         if entries:
-            about = {"model": str(wanted.source), "classes": to_plain(predictor.answers)}
             about |= _numbering(predictor, ids) if ids is not None else {}
-            write_json(wanted.out / "predictions.json", {**about, "images": entries})
+            write_json(wanted.out / LISTING, {**about, "images": [*earlier.entries, *entries]})
         if ids is not None and entries:
             for kind, rows in results.items():
-                write_json(wanted.out / RESULTS[kind], rows)
+                write_json(wanted.out / RESULTS[kind], [*earlier.rows.get(RESULTS[kind], ()), *rows])
             told.append(
                 f"{', '.join(RESULTS.values())}: {'; '.join(_numbering(predictor, ids)['coco_results'].values())}."
             )
@@ -178,16 +189,21 @@ def _numbering(predictor: Predictor, ids: ImageIds) -> dict[str, dict[str, Any]]
     return {"category_ids": category_ids(space), "coco_results": told}
 
 
-def _refuse_overwriting(images: Mapping[str, Path], out: Path, space: LabelSpace) -> None:
+def _refuse_overwriting(images: Mapping[str, Path], out: Path, predictor: Predictor) -> None:
     given = {file.resolve() for file in images.values()}
-    for name in images:
-        labels = out / f"{name}.png"
-        volumes = label_files(out / f"{name}.nii.gz", space)
-        for target in (*label_files(labels, space), *volumes, out / f"{name}.overlay.jpg"):
+    for name, file in images.items():
+        for target in (*_label_files(out, name, file, predictor), out / f"{name}.overlay.jpg"):
             if target.resolve() in given:
                 raise UserError(
                     f"{target}: the prediction would overwrite this image; choose another folder with --out."
                 )
+
+
+def _label_files(out: Path, name: str, file: Path, predictor: Predictor) -> list[Path]:
+    """What is written of the labels of an image or a volume."""
+    volume = volume_name(file) is not None
+    segments = [out / f"{name}.json"] if predictor.task == "panoptic" and not volume else []
+    return [*label_files(out / f"{name}{'.nii.gz' if volume else '.png'}", predictor.answers), *segments]
 
 
 def _listed(path: Path, channels: int) -> list[tuple[Path, str]]:

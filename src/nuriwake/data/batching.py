@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -20,6 +21,9 @@ from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Target
 from nuriwake.data.parallel import forking
 from nuriwake.data.samplers import ANYWHERE, Draw, random_pixel
+
+GRACE = 600
+"""Seconds that a worker goes on after SIGTERM, for a step that takes long."""
 
 
 class Prepare(Protocol):
@@ -161,7 +165,7 @@ def make_loader(
     """Batches of `batch_size` items in the order of `sampler`.
 
     Workers stay alive between epochs and know nothing of them: the epoch comes with every draw. They ignore Ctrl-C and
-    leave at SIGTERM, since stopping is the main process's business. Everything given is picklable where processes are
+    leave at the second SIGTERM or `GRACE` seconds after the first, since stopping is the main process's business. Everything given is picklable where processes are
     spawned (Windows, macOS).
 
     Args:
@@ -208,9 +212,20 @@ def collate(items: Sequence[Item | Failure], view: View) -> Batch | Failure:
 
 def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _leave_later if hasattr(signal, "alarm") else signal.SIG_DFL)
     if sys.platform != "linux":  # forked workers have one thread each already, see `forking`
         cv2.setNumThreads(0)
+
+
+def _leave_later(number: int, frame: FrameType | None) -> None:
+    """Go on for the batches that the main process still waits for.
+
+    Whoever stops a training often signals all of its processes (`timeout`, torchrun, a batch system). The main process finishes
+    its step, saves and stops its workers; were these gone before, there would be nothing to finish. The second signal, which is
+    how a main process ends workers that do not listen, is final.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(GRACE)
 
 
 def _bytes(sample: Sample) -> int:

@@ -9,7 +9,6 @@ from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.evaluate import Evaluation, evaluate
 from nuriwake.engine.setup import Job, output_classes
 from nuriwake.weights.bundle import SHOWN_SCORE, Bundle, ModelSpec, resolved_options, save_bundle
-from nuriwake.weights.licence import weights_licence
 
 
 def finish(job: Job) -> None:
@@ -60,7 +59,7 @@ def _bundle(job: Job, found: Evaluation) -> Bundle:
         preprocessing=job.preprocessing,
         settings=replace(config.predict, thresholds=found.thresholds, score_threshold=_score_threshold(job)),
         metrics={"split": config.data.val, "images": len(found.images), **found.scores},
-        licence=config.licence or weights_licence(config.model.name, config.model.backbone_weights),
+        licence=config.licence or job.run.data.get("licence", ""),
         config=to_plain(config),
         notes=tuple(job.model.notes),
     )

@@ -10,6 +10,7 @@ evaluation.json     the final evaluation of that bundle: scores, classes, images
 plots/              the history and the scores as PNG
 report.html         all of it on one page
 tensorboard/        events, when TensorBoard is installed
+.lock               held by the process that works on the run
 """
 
 import json
@@ -137,15 +138,20 @@ def create_run(config: RunConfig, *, choices: Sequence[Choice], data: Mapping[st
     folder = config.out
     check_free(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "choices.json", to_plain(list(choices)))
         write_json(folder / "data.json", dict(data))
-        write_text(folder / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+        keep_config(config)
     except OSError as error:
         raise UserError(
             f"{folder}: the run folder cannot be written ({error.strerror}); choose another folder."
         ) from error
     return Run(folder)
+
+
+def keep_config(config: RunConfig) -> None:
+    """Write `config` as that of the run at `config.out`. Raises OSError when it cannot be written."""
+    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    write_text(config.out / "config.yaml", text)
 
 
 def check_free(folder: Path) -> None:

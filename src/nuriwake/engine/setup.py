@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.serial import from_plain, to_plain
@@ -27,16 +28,19 @@ from nuriwake.engine.distribution import Team, synchronise_norms
 from nuriwake.engine.ema import Average
 from nuriwake.engine.evaluate import EvaluationRequest
 from nuriwake.engine.facts import DataFacts, data_facts, machine_facts
+from nuriwake.engine.lock import Lock
 from nuriwake.engine.network import Step
 from nuriwake.engine.norms import check_norms
 from nuriwake.engine.optim import build_optimiser, freeze
 from nuriwake.engine.precision import autocast, loss_scaler
 from nuriwake.engine.run import (
+    Choice,
     Run,
     check_data,
     check_free,
     check_world,
     create_run,
+    keep_config,
     open_run,
     resumed_config,
     sweep,
@@ -53,6 +57,7 @@ from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.catalogue import entry_constructor, resolve_model
 from nuriwake.tasks import LossSettings, Task, get_task
+from nuriwake.weights.licence import weights_licence
 
 Report = Callable[[str], None]
 PREDICTOR_PRECISION: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -153,14 +158,18 @@ class Job:
         self.plan.evaluation_seconds = self.position.evaluation_seconds
 
 
-def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report, accept_license: bool = False) -> Job:
+def prepare_job(
+    config: RunConfig, team: Team, *, lock: Lock, resume: bool, report: Report, accept_license: bool = False
+) -> Job:
     """Open the data, choose what is open, build everything; the run folder is made last, when all else is well.
 
-    `accept_license` is as in `build_model`, and kept nowhere: consent is a person's and not the configuration's.
+    `accept_license` is as in `build_model`, and kept nowhere: consent is a person's and not the configuration's. `lock` is taken,
+    in the leader, before anything in the folder is written.
 
     Raises:
-        UserError: the data, the configuration, or the folder do not do.
+        UserError: the data, the configuration, or the folder do not do, or the budget is spent before the first step.
     """
+    started = time.perf_counter()
     config = team.from_leader(lambda: _checked_config(config, resume=resume))
     data = open_data(config.data.path, format=config.data.format, val_share=config.data.val_share)
     config, choices = choose_task(config, data.space)
@@ -193,7 +202,7 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report, 
         training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
     data = _keeping_masks(config, data, say)
     torch.manual_seed(config.seed)
-    model = _model(config, data, accept_license=accept_license)
+    model = _model(config, data, resume=resume, accept_license=accept_license)
     config, choices = fit_crop(config, choices, model)
     for suit in (choose_frozen, choose_tile):
         config, more = suit(config, model)
@@ -206,14 +215,39 @@ def prepare_job(config: RunConfig, team: Team, *, resume: bool, report: Report, 
     check_norms(job.model, job.frozen, config, channels=data.channels, world=team.world)
     job.predictor()  # settings that the decoder does not take come to light now, and not after the first steps
     if not resume:
+        check_budget(job.plan, *team.highest([time.perf_counter() - started]))
         description = _description(job, facts)
-        team.from_leader(lambda: create_run(config, choices=choices, data=description) and None)
+        team.from_leader(lambda: _begin(lock, config, choices, description))
         return job
-    team.from_leader(lambda: sweep(job.run))
+    team.from_leader(lambda: _go_on(lock, job))
     if job.run.last.is_file():
         job.restore(job.run.last)
         say(f"resuming at step {job.position.step}")
     return job
+
+
+def check_budget(plan: Plan, elapsed: float) -> None:
+    """Raises UserError when `elapsed` seconds, spent before the first step, leave none of the budget for it."""
+    if plan.budget is not None and plan.progress(0, elapsed) >= 1.0:
+        raise UserError(
+            f"budget: {plan.budget:.0f} s were allowed, and preparing took {elapsed:.0f} s, so that there is no time to learn "
+            "anything; give several times as much."
+        )
+
+
+def _begin(lock: Lock, config: RunConfig, choices: Sequence[Choice], description: dict[str, Any]) -> None:
+    check_free(config.out)
+    lock.take()
+    create_run(config, choices=choices, data=description)
+
+
+def _go_on(lock: Lock, job: Job) -> None:
+    if job.run.finished:
+        return
+    lock.take()
+    sweep(job.run)
+    if job.run.config != job.config:
+        keep_config(job.config)
 
 
 def _worth_knowing(config: RunConfig, team: Team, model: Model) -> Iterator[str]:
@@ -255,15 +289,20 @@ def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
     return config
 
 
-def _model(config: RunConfig, data: DataSet, *, accept_license: bool) -> Model:
-    return build_model(
+def _model(config: RunConfig, data: DataSet, *, resume: bool, accept_license: bool) -> Model:
+    # A checkpoint holds all weights: those of the backbone, whose file may be gone by now, are not read again.
+    begun = resume and Run(config.out).last.is_file()
+    model = build_model(
         config.model.name,
         in_channels=data.channels,
         classes=output_classes(config, data.space),
         options=config.model.options,
-        backbone_weights=config.model.backbone_weights,
+        backbone_weights=None if begun else config.model.backbone_weights,
         accept_license=accept_license,
     )
+    if begun:
+        model.notes = tuple(Run(config.out).data.get("model_notes", ()))
+    return model
 
 
 def output_classes(config: RunConfig, space: LabelSpace) -> int:
@@ -329,6 +368,8 @@ def _description(job: Job, facts: DataFacts | None) -> dict[str, Any]:
         "preprocessing": to_plain(job.preprocessing),
         "facts": to_plain(facts),
         "processes": job.team.world,
+        "model_notes": list(job.model.notes),
+        "licence": weights_licence(job.config.model.name, job.config.model.backbone_weights),
         "parameters": sum(parameter.numel() for parameter in job.model.parameters()),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -12,12 +12,13 @@ from nuriwake.engine.distribution import join_team
 from nuriwake.engine.evaluate import Evaluation, evaluate
 from nuriwake.engine.finish import finish
 from nuriwake.engine.interrupts import Interrupted, Interrupts
+from nuriwake.engine.lock import Lock
 from nuriwake.engine.optim import training_mode
 from nuriwake.engine.progress import Bar
 from nuriwake.engine.records import Records
 from nuriwake.engine.run import Run
 from nuriwake.engine.schedule import backbone_factor, rate_factor
-from nuriwake.engine.setup import Job, Report, prepare_job
+from nuriwake.engine.setup import Job, Report, check_budget, prepare_job
 from nuriwake.engine.step import take_step
 from nuriwake.engine.watch import Failure, Watch
 
@@ -49,8 +50,11 @@ def train(
     """
     started = time.perf_counter()
     team = join_team(config.device)
+    lock = Lock(config.out)
     try:
-        job = prepare_job(config, team, resume=resume, report=report or _quiet, accept_license=accept_license)
+        job = prepare_job(
+            config, team, lock=lock, resume=resume, report=report or _quiet, accept_license=accept_license
+        )
         if not job.run.finished:
             with (
                 Interrupts() as interrupts,
@@ -66,6 +70,7 @@ def train(
                 raise Interrupted(f"{job.run.folder}: {words}", signal.SIGINT) from None
         return job.run
     finally:
+        lock.release()
         team.leave()
 
 
@@ -87,6 +92,8 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
             [time.perf_counter() - started, interrupts.number, float(failure is not None), _guess(job, speed)]
         )
         position = job.position
+        if position.step == 0 and not position.retreats:
+            check_budget(plan, elapsed)
         if failed:
             del batches
             _retreat(job, failure, records)

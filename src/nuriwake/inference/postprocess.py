@@ -73,8 +73,9 @@ def _fill(labels: np.ndarray, holes: tuple[int, ...], targets: tuple[int, ...], 
     regions = find_regions(labels, holes, connectivity=12 - work.rule.connectivity)
     runs = (regions.rows, regions.starts, regions.stops, regions.region)
     if len(holes) == 1 and work.classes == 2 and labels.max(initial=0) < 2:
-        # Around background that is not at the border there is nothing but foreground: no need to look.
-        become = np.where(at_border(labels.shape, *runs, regions.areas.size), np.int16(-1), np.int16(1 - holes[0]))
+        # Around one label that is not at the border there is nothing but the other: no need to look.
+        around = np.int16(1 - holes[0] if 1 - holes[0] in targets else -1)
+        become = np.where(at_border(labels.shape, *runs, regions.areas.size), np.int16(-1), around)
     else:
         around = sole_neighbours(labels, *runs, regions.areas.size)
         become = np.where(np.isin(around, targets), around, np.int16(-1))
