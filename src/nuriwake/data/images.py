@@ -12,7 +12,7 @@ from PIL import Image
 from nuriwake.core.errors import UserError
 from nuriwake.data.headers import MAX_PIXELS, ImageHeader, image_header, jpeg_scan_start
 from nuriwake.data.nifti_address import slice_address
-from nuriwake.data.tiff import read_tiff
+from nuriwake.data.tiff import read_palette_tiff, read_tiff
 
 
 def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = False) -> np.ndarray:
@@ -34,8 +34,8 @@ def read_image(path: str | Path, *, limit: int = MAX_PIXELS, keep_alpha: bool = 
 
         return read_slice(address, limit=limit)
     header = image_header(path, limit=limit)
-    if header.kind == "tiff" and not header.palette:
-        array = _supported(read_tiff(path, header), path)
+    if header.kind == "tiff":
+        array = read_palette_tiff(path, header) if header.palette else _supported(read_tiff(path, header), path)
     else:
         array = _colours(_opencv(_bytes(path), path, header), header, keep_alpha=keep_alpha)
     return np.ascontiguousarray(_upright(array, header.orientation))

@@ -1,15 +1,14 @@
-"""The pixels of TIFF files, as stored: by tifffile, and where it lacks a codec by GDAL (extra `geo`) or OpenCV."""
+"""The pixels of TIFF files, as stored: by tifffile, and where it lacks a codec by others (`tiff_codecs`)."""
 
 import struct
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from nuriwake.core.errors import UserError
 from nuriwake.data.headers import ImageHeader
+from nuriwake.data.tiff_codecs import read_with_others
 
 GEO_TAGS = frozenset({33550, 33922, 34264, 34735})
 """ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (GeoTIFF 1.1, OGC 19-008r4)."""
@@ -18,14 +17,14 @@ _NODATA_TAG = 42113
 _AT_ONCE = 16 << 20
 """Bytes of the file that are held while it is decoded, and of the array while it is changed."""
 
-_PHOTOMETRIC_TAG = 262
+_PHOTOMETRIC_TAG, _COLOUR_MAP_TAG = 262, 320
 
 _PIXEL_TAGS = frozenset({256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339})
 """What says how pixels are stored, from ImageWidth to SampleFormat (TIFF 6.0, sections 4 to 19)."""
 
 
 def read_tiff(path: Path, header: ImageHeader, *, numbers: bool = False) -> np.ndarray:
-    """(H, W, C) of any dtype as stored, "white is zero" turned round.
+    """(H, W, C) of any dtype as stored and not turned, "white is zero" turned round; of a palette its indices.
 
     With `numbers` the values are no brightnesses but labels: those of 8 bits and more stay as they are, whatever they are shown as.
 
@@ -37,12 +36,12 @@ def read_tiff(path: Path, header: ImageHeader, *, numbers: bool = False) -> np.n
     """
     import tifffile
 
-    inverted, nodata = False, None
+    inverted, bits, nodata = False, 8, None
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
             _refuse_broken_tags(file, page)
-            inverted, nodata = int(page.photometric) == 0, _nodata(page)
+            inverted, bits, nodata = int(page.photometric) == 0, int(page.bitspersample), _nodata(page)
             axes = file.series[0].get_axes(squeeze=True)
             array = file.series[0].asarray(squeeze=True, buffersize=_AT_ONCE)
     except Exception as error:  # tifffile raises whatever its decoders raise
@@ -51,14 +50,35 @@ def read_tiff(path: Path, header: ImageHeader, *, numbers: bool = False) -> np.n
             raise UserError(
                 f"{path}: the TIFF cannot be decoded ({error}); the file is damaged or truncated."
             ) from error
-        array, axes = _by_others(path, header), "YXS"
+        array, axes = read_with_others(path, header), "YXS"
     if array.size == 0:
         raise UserError(f"{path}: the TIFF holds no pixels; the file is damaged.")
     order = [axes.index(axis) for axis in axes if axis in "YX"] + [i for i, axis in enumerate(axes) if axis not in "YX"]
     array = array.transpose(order).reshape(*(array.shape[i] for i in order[:2]), -1)
     if inverted and array.dtype.kind in "ub" and not (numbers and header.bits >= 8):
-        array = np.invert(array, out=array if array.flags.writeable else None)
+        highest = array.dtype.type((1 << bits) - 1)
+        array = np.bitwise_xor(array, highest, out=array if array.flags.writeable else None)
     return array if nodata is None or array.dtype.kind != "f" else _without(array, nodata)
+
+
+def read_palette_tiff(path: Path, header: ImageHeader) -> np.ndarray:
+    """(H, W, 3) uint8, not turned: the colours of a TIFF whose pixels are indices into a palette.
+
+    Raises:
+        UserError: as `read_tiff`, and where the palette is missing or no palette.
+    """
+    import tifffile
+
+    indices = read_tiff(path, header, numbers=True)
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages.first
+        tag, entries = page.tags.get(_COLOUR_MAP_TAG), 1 << int(page.bitspersample)
+        table = np.asarray(() if tag is None else tag.value)
+    if indices.shape[2] != 1 or table.dtype.kind not in "iu" or table.size != 3 * entries:
+        raise UserError(f"{path}: the palette of the TIFF cannot be read; save it as RGB.")
+    # 16 bits each, as TIFF 6.0 wants; some writers put 8 bits there, which libtiff takes as meant.
+    table = (table >> 8 if table.max() > 255 else table).astype(np.uint8).reshape(3, -1).T
+    return table[indices[..., 0].astype(np.intp)]
 
 
 def _refuse_broken_tags(file: Any, page: Any) -> None:
@@ -108,48 +128,3 @@ def _without(array: np.ndarray, nodata: float) -> np.ndarray:
         rows = array[top : top + step]
         rows[np.isnan(rows) if np.isnan(nodata) else rows == array.dtype.type(nodata)] = 0
     return array
-
-
-def _by_others(path: Path, header: ImageHeader) -> np.ndarray:
-    array = _by_gdal(path, header)
-    array = _by_opencv(path, header) if array is None else array
-    if array is None:
-        raise UserError(
-            f"{path}: the way in which this TIFF is compressed needs another library; `pip install imagecodecs` or "
-            '`pip install "nuriwake[geo]"`, or save it without compression or with deflate.'
-        )
-    return array
-
-
-def _by_gdal(path: Path, header: ImageHeader) -> np.ndarray | None:
-    """(H, W, C), or None where rasterio is not installed."""
-    import warnings
-
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver="GTiff") as file:
-                array = np.moveaxis(file.read(), 0, 2)
-    except RasterioError as error:
-        raise UserError(f"{path}: the TIFF cannot be decoded ({error}); the file is damaged or truncated.") from error
-    return array.astype(np.bool_) if header.dtype == "bool" else array
-
-
-def _by_opencv(path: Path, header: ImageHeader) -> np.ndarray | None:
-    """(H, W, C), where OpenCV can be trusted: of several float or planar channels it makes garbage, of 16-bit colours grey."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        contiguous = int(file.pages.first.planarconfig) == 1
-    faithful = header.channels == 1 or (header.channels == 3 and header.dtype == "uint8" and contiguous)
-    array: np.ndarray | None = None
-    with suppress(cv2.error):
-        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if faithful else None
-    if array is None or array.dtype != header.dtype or (1 if array.ndim == 2 else array.shape[2]) != header.channels:
-        return None
-    return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
