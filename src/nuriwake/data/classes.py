@@ -66,6 +66,11 @@ def find_classes(root: Path, description: DataDescription) -> ClassList:
     if description.colours:
         names = found.names or tuple(name for name in description.colours if name not in IGNORE_NAMES)
         found = replace(found, colours=dict(description.colours), names=names)
+    if description.threshold is not None and description.ignored:
+        raise UserError(
+            f"the description: 'threshold: {description.threshold}' makes every value background or foreground, so the values "
+            f"of 'ignore' ({', '.join(map(str, description.ignored))}) would count; take one of the two fields out."
+        )
     found = found if description.ignored is None else replace(found, ignore=description.ignored)
     beyond = [value for value in (*found.values, *(found.ignore or ())) if not 0 <= value <= 65535]
     if beyond:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.labels import BACKGROUND_NAMES, IGNORE, LabelSpace
+from nuriwake.core.labels import BACKGROUND_NAMES, IGNORE, Colour, LabelSpace
 from nuriwake.core.lookup import did_you_mean
 from nuriwake.data.classes import IGNORE_NAMES, ClassList, class_label
 from nuriwake.data.coding import MaskCoding, from_mapping, identity
@@ -74,7 +74,7 @@ def _decide(
     root: Path, seen: Observed, classes: ClassList, threshold: int | None, instance_ids: bool | None
 ) -> Decision:
     if seen.tinted is not None:
-        _refuse_tinted(*seen.tinted)
+        refuse_tinted(*seen.tinted)
     if threshold is not None:
         return _thresholded(root, classes, threshold, f"Masks are thresholded at {threshold}, as described.")
     if seen.lossy:
@@ -149,7 +149,8 @@ def _lossy(root: Path, seen: Observed, classes: ClassList) -> Decision:
     )
 
 
-def _refuse_tinted(path: Path, share: float) -> None:
+def refuse_tinted(path: Path, share: float) -> None:
+    """Raises UserError for a mask that is a JPEG with colours in this share of its pixels."""
     raise UserError(
         f"{path}: the mask is a JPEG with colours (in {share:.1%} of its pixels), so it is not black and white, and JPEG changes "
         "colours around every edge, so classes cannot be told apart; export the masks as PNG, and name the colours in "
@@ -196,6 +197,12 @@ def _coloured(root: Path, seen: Observed, classes: ClassList) -> Decision:
             "or in the field 'colours' of a YAML description."
         )
     pairs = tuple((colour, _label(name, classes, "colours")) for name, colour in classes.colours.items())
+    if (twice := shared_colour(classes)) is not None:
+        one, other, colour = twice
+        raise UserError(
+            f"{root}: the classes '{one}' and '{other}' of {classes.source or 'the description'} have one colour, {list(colour)}, so "
+            "masks cannot tell them apart; correct it, or take one of them out of the colours."
+        )
     known = {colour for colour, _ in pairs}
     unknown = [str(list(colour)) for colour in found if colour not in known]
     if unknown:
@@ -210,6 +217,16 @@ def _coloured(root: Path, seen: Observed, classes: ClassList) -> Decision:
         MaskCoding(colours=pairs),
         (f"Masks are RGB-coded ({len(pairs)} colours).",),
     )
+
+
+def shared_colour(classes: ClassList) -> tuple[str, str, Colour] | None:
+    """Two names of different labels with one colour, which codes neither; None where there are none."""
+    first: dict[Colour, str] = {}
+    for name, colour in classes.colours.items():
+        other = first.setdefault(colour, name)
+        if class_label(other, classes.names, IGNORE) != class_label(name, classes.names, IGNORE):
+            return other, name, colour
+    return None
 
 
 def _mapped(root: Path, seen: Observed, classes: ClassList) -> Decision:

@@ -29,7 +29,7 @@ class DataDescription:
         values: raw mask value -> class name, or "ignore" ({0: background, 255: membrane}).
         colours: class name, or "ignore" -> RGB of RGB-coded masks.
         instance_ids: mask values number objects (0 is none of them); by default recognised in masks of 16 bits.
-        threshold: masks are grey pictures: from this value on it is foreground (two classes).
+        threshold: masks are grey pictures: from this value on it is foreground (two classes; of `multi_label` masks yes).
         things: names of the classes that are countable objects.
         class_property: the property of GeoJSON polygons that names their class; by default "class" or one like it.
         splits: split name -> names, or patterns ("a_*"), or one text file of names, relative to `root`.

@@ -8,14 +8,15 @@ import numpy as np
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
-from nuriwake.core.labels import IGNORE, LabelSpace
+from nuriwake.core.labels import LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.targets import SemanticMap
 from nuriwake.data.assembly import assemble
 from nuriwake.data.classes import ClassList, find_classes
-from nuriwake.data.coding import MaskCoding, from_mapping
+from nuriwake.data.coding import MaskCoding
 from nuriwake.data.dataset import DataSet, Record, listed
 from nuriwake.data.deciding import decide
+from nuriwake.data.deciding_layers import decide_layers, refuse_fields_of_one_map
 from nuriwake.data.description import DataDescription, Format
 from nuriwake.data.geotiff_layout import georeferenced_masks, written_as
 from nuriwake.data.headers import image_header
@@ -161,6 +162,7 @@ def _is_layered(images: dict[str, Path], masks: dict[str, Path]) -> bool:
 def _open_layers(
     root: Path, layout: Layout, files: Files, classes: ClassList, description: DataDescription, notes: list[str]
 ) -> DataSet:
+    refuse_fields_of_one_map(description)
     found = sorted({key.partition("/")[0] for _, masks in files.values() for key in masks if "/" in key})
     names = classes.names or tuple(found)
     unknown = sorted(set(found) - set(map(composed, names)))
@@ -181,16 +183,10 @@ def _open_layers(
         ]
     records = [record for part in splits.values() for record in part]
     pairs = [(record.image, path) for record in records for path in record.target if path is not None]
-    seen = observe(pairs)
-    if not set(seen.values) <= {0, 1, 255} or seen.colours:
-        beyond = next(value for value in [*seen.values, *seen.colours] if value not in (0, 1, 255) or seen.colours)
-        example = {**seen.values, **seen.colours}[beyond]
-        raise UserError(f"{example}: the mask of one class holds 0 and 255, or 0, 1 and 255 (ignore); found {beyond}.")
-    whole = 1 not in seen.values and 255 in seen.values
-    coding = from_mapping({0: 0, 255: 1} if whole else {0: 0, 1: 1, 255: IGNORE})
+    coding, note = decide_layers(root, observe(pairs), classes.ignore, description.threshold)
     absent = sum(path is None for record in records for path in record.target)
     notes.append(f"One folder of masks per class: multi-label, {len(names)} classes ({listed(names)}).")
-    notes.append("Masks hold 0 and 255 (yes)." if whole else "Masks hold 0 and 1 (yes); 255 is ignored.")
+    notes.append(note)
     if absent:
         notes.append(f"{absent} of {len(records) * len(names)} masks do not exist; the class counts as absent there.")
     reader = LayerReader(space, coding)

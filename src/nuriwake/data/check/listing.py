@@ -11,6 +11,7 @@ from nuriwake.data.check.entry import Entry, Listing
 from nuriwake.data.check.finding import Problem
 from nuriwake.data.classes import ClassList, find_classes
 from nuriwake.data.dataset import DataSet
+from nuriwake.data.deciding_layers import refuse_fields_of_one_map
 from nuriwake.data.description import DataDescription
 from nuriwake.data.formats import find_home, open_data
 from nuriwake.data.headers import IMAGE_SUFFIXES
@@ -91,6 +92,8 @@ def list_folder(root: Path, description: DataDescription) -> Listing:
             problems += [Problem("masks_unpaired", str(file)) for file in first.values()]
         head = f"{split}/" if split else ""
         entries += [Entry(head + key, split, images[key], files) for key, files in sorted(matched.items())]
+    if layered:
+        refuse_fields_of_one_map(description)
     return Listing(
         root,
         "mask_folder",

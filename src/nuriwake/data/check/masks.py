@@ -8,7 +8,8 @@ from nuriwake.core.labels import IGNORE, palette
 from nuriwake.data.check.finding import Finding
 from nuriwake.data.check.looking import Facts
 from nuriwake.data.check.survey import Survey, of_masks, told
-from nuriwake.data.deciding import LEAST_EXTREMES, Decision
+from nuriwake.data.deciding import LEAST_EXTREMES, Decision, shared_colour
+from nuriwake.data.deciding_layers import yes_no_or_ignore
 from nuriwake.data.observing import unpack
 
 size_differs = told(
@@ -51,6 +52,8 @@ def rgb_colours(survey: Survey) -> Finding | None:
         isinstance(survey.decision, Decision) and survey.decision.coding and survey.decision.coding.colours
     ):
         return None
+    if not survey.listing.layered and isinstance(survey.decision, str) and shared_colour(survey.listing.classes):
+        return None  # `undecided` says it
     known = {*palette(256), *survey.listing.classes.colours.values()}
     counts: Counter[int] = Counter()
     for facts in found:
@@ -77,12 +80,14 @@ def jpeg(survey: Survey) -> Finding | None:
         return None
     masks = [mask for facts in found for mask in facts.masks]
     plain = sum(mask.ends.near for mask in masks) >= LEAST_EXTREMES * sum(mask.pixels for mask in masks)
+    layered, told_so = survey.listing.layered, survey.listing.threshold is not None
+    cut = plain and not layered
     return of_masks(
-        "jpeg_masks", "doubtful" if plain else "harmful", found,
+        "jpeg_masks", "doubtful" if cut or (plain and told_so) else "harmful", found,
         what=f"{len(found):,} [mask is|masks are] JPEG, with up to {max(len(mask.values) for mask in masks)} values.",
         why="JPEG changes values around every edge (ringing), so that a label becomes another label."
-        + _CUT * plain,
-        remedy="Export them as PNG" + ("; --fix writes them with the threshold." if plain else
+        + _CUT * cut,
+        remedy="Export them as PNG" + ("; --fix writes them with the threshold." if cut else
         "; what JPEG lost cannot be computed back with certainty."),
     )  # fmt: skip
 
@@ -299,15 +304,22 @@ def mixed_coding(survey: Survey) -> Finding | None:
 
 
 def layers(survey: Survey) -> Finding | None:
-    """Masks of one class each that hold more than yes and no."""
-    found = [f for f in survey.facts if any(m.coloured or set(m.values.tolist()) - {0, 1, 255} for m in f.masks)]
-    if not survey.listing.layered or not found:
+    """Masks of one class each that hold more than yes, no and ignore."""
+    listing = survey.listing
+    if not listing.layered:
         return None
+    values = {value for mask in survey.masks if not mask.coloured for value in mask.values.tolist()}
+    known = values if listing.threshold is not None else set(yes_no_or_ignore(values, listing.classes.ignore))
+    found = [f for f in survey.facts if any(m.coloured or set(m.values.tolist()) - known for m in f.masks)]
+    if not found:
+        return None
+    void = "" if listing.classes.ignore is None else " and what 'ignore' names"
     return of_masks(
         "layers", "harmful", found,
-        what=f"{len(found):,} [image has|images have] masks of one class that hold more than 0, 1 and 255.",
-        why="A mask of one class says yes or no.",
-        remedy="Write 0 and 255, or 0 and 1 with 255 for ignore.",
+        what=f"{len(found):,} [image has|images have] masks of one class that hold {'colours' if values <= known else _few(sorted(values - known))}.",
+        why=f"A mask of one class says yes or no: 0 and 255, or 0 and 1{void or ' with 255 for ignore'}.",
+        remedy="Save them as grey masks of such values, or write 'threshold: 128' in a YAML description where masks are grey pictures (smoothed, JPEG): "
+        "from this value on it is yes.",
     )  # fmt: skip
 
 
