@@ -1,5 +1,6 @@
 """The fingerprint of a data set: the same data, decoded in the same way, give the same one, and nothing else does."""
 
+import gzip
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from nuriwake.data import identity
 from nuriwake.data.coding import MaskCoding
 from nuriwake.data.formats import open_data
 from nuriwake.data.identity import plain
@@ -118,6 +120,72 @@ def test_the_fingerprint_follows_jpeg_images_of_one_size(tmp_path):
     data[half : half + 600] = data[half : half + 600][::-1]
     path.write_bytes(data)
     assert before != open_data(tmp_path).fingerprint()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp"])
+@pytest.mark.parametrize("place", [(20, 30), (101, 7), (150, 250), (186, 131)])
+def test_a_small_region_of_a_mask_that_was_labelled_anew_is_other_data(tmp_path, suffix, place):
+    names, labelled = "abc", np.zeros((200, 300), np.uint8)
+    labelled[:3] = 1
+    folder(tmp_path, dict.fromkeys(names, labelled))
+    for name in names:
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        save(tmp_path / "masks" / f"{name}{suffix}", labelled) if suffix == ".bmp" else tifffile.imwrite(
+            tmp_path / "masks" / f"{name}.tif", labelled
+        )
+    data = open_data(tmp_path)
+    path, before = tmp_path / "masks" / f"b{suffix}", data.fingerprint()
+    size = path.stat().st_size
+    row, column = place
+    labelled[row : row + 4, column : column + 5] = 1
+    save(path, labelled) if suffix == ".bmp" else tifffile.imwrite(path, labelled)
+    assert path.stat().st_size == size
+    assert before != data.fingerprint()
+
+
+@pytest.mark.parametrize("kind", ["mask.jpg", "mask.webp", "shapes.json", "really_a_bitmap.png"])
+@pytest.mark.parametrize("length", [900, 50_000])
+def test_every_byte_of_a_truth_without_checksums_counts(tmp_path, kind, length):
+    rng, path = np.random.default_rng(0), tmp_path / kind
+    content = rng.integers(0, 256, length).astype(np.uint8).tobytes()
+    path.write_bytes(content)
+    whole = identity._truth(path, 1 << 20)
+    for place in rng.integers(0, length, 40).tolist():
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert identity._truth(path, 1 << 20) != whole
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.nii.gz"])
+def test_of_a_truth_with_checksums_the_end_counts_as_ever(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("png"):
+        save(path, np.random.default_rng(0).integers(0, 2, (200, 300)).astype(np.uint8))
+    else:
+        path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(30_000)))
+    assert identity._truth(path, 1 << 20) == identity._sample(path) == path.read_bytes()[-256:]
+
+
+def test_of_many_large_masks_blocks_count_that_leave_no_region_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "MOST_READ", 3 * 100_000)
+    labelled = np.zeros((1000, 700), np.uint8)
+    labelled[:3] = 1
+    folder(tmp_path, dict.fromkeys("abc", labelled))
+    for name in "abc":
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", labelled)
+    data = open_data(tmp_path)
+    opened: list[int] = []
+    real = identity._spaced
+    monkeypatch.setattr(identity, "_spaced", lambda *given: opened.append(len(real(*given))) or real(*given))
+    before = data.fingerprint()
+    assert 0.9 * 300_000 < sum(opened) < 300_000 + 3 * 5000
+    for top in range(10, 940, 97):
+        changed = labelled.copy()
+        changed[top : top + 45] = 1
+        tifffile.imwrite(tmp_path / "masks" / "b.tif", changed)
+        assert before != data.fingerprint()
 
 
 @dataclass(frozen=True)
