@@ -69,8 +69,15 @@ FAST = {
 HRNET = {
     "model.options": {"channels": 128, "layout": {"width": 16, "modules": [1, 1, 1], "blocks": 2, "first_blocks": 1}}
 }
-# The regions must be drawn before their context can help: from nothing, at the published weight of 0.4, they hardly are.
-OCR = {"optim.learning_rate": 2e-3, "loss.terms": "cross_entropy+dice", "loss.auxiliary_weight": 1.0}
+# The regions must be drawn before their context can help: from nothing, at the published weight of 0.4, they hardly are. They are
+# means over all that is seen, so that what was learnt in crops of 160 pixels is asked in such: after 1350 steps 0.908, of whole
+# photographs 0.827.
+OCR = {
+    "optim.learning_rate": 2e-3,
+    "loss.terms": "cross_entropy+dice",
+    "loss.auxiliary_weight": 1.0,
+    "predict.tile": 160,
+}
 SEMANTIC = (
     Case("unet", 1000, 0.85, FAST | {"model.options": {"width": 16}}),
     Case("unet_mobilenet_v2", 500, 0.85, FAST),
