@@ -87,7 +87,7 @@ SEMANTIC = (
     Case("semantic_fpn_mobilenet_v2", 400, 0.85, FAST),
     Case("segformer_b0", 3000, 0.85, FAST | {"model.options": {"encoder": {"drop_path": 0.0}}}),
     Case("hrnet_w18_small_v1", 1500, 0.85, FAST | {"optim.learning_rate": 2e-3}),
-    Case("hrnet_ocr_w18", 1800, 0.85, FAST | HRNET | OCR),
+    Case("hrnet_ocr_w18", 800, 0.85, FAST | HRNET | OCR),
 )
 # Of the 512 regions per image that are learnt from, most show nothing in photographs as small as these.
 FEW_REGIONS = {"model.options": {"regions": {"sampled_regions": 64}}}
