@@ -36,7 +36,9 @@ class Handler(BaseHTTPRequestHandler):
             start = 0
         self.send_response(206 if start else 200)
         self.send_header("ETag", self.server.tag)
-        body = self.server.content[start:]
+        body, size = self.server.content[start:], len(self.server.content)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: self.server.breaks])
@@ -123,3 +125,88 @@ def test_a_name_that_is_looked_up_for_ever_is_given_up_too(tmp_path, monkeypatch
     with pytest.raises(RunError, match=r"no answer in 0\.3 seconds.*or pray\."):
         fetch("http://127.0.0.1:1/a", tmp_path / "a", otherwise="pray")
     assert time.monotonic() - start < 3
+
+
+class Odd(Handler):
+    """What servers and proxies do: `server.manner` names it."""
+
+    def do_GET(self):
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.server.asked.append((self.path, start))
+        body, manner, size = self.server.content, self.server.manner, len(self.server.content)
+        if start and "range" in manner:
+            first = {"another range": 0, "no range": None, "beyond range": start + 5}[manner]
+            self.send_response(206)
+            if first is not None:
+                body = body[first:]
+                self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        elif manner == "longer":
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes 0-99/{size - 10}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", self.server.tag)
+        self.send_header("Content-Type", "text/html; charset=utf-8" if manner == "page" else "application/octet-stream")
+        if manner not in ("no length", "no length, cut"):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.breaks])
+
+
+@pytest.fixture
+def odd(server):
+    server.RequestHandlerClass, server.manner = Odd, "usual"
+    return server
+
+
+@pytest.mark.parametrize("manner", ["another range", "no range", "beyond range"])
+def test_another_part_than_the_asked_one_is_not_appended(odd, tmp_path, manner):
+    target, odd.breaks = tmp_path / "file.pth", 100_000
+    with pytest.raises(RunError, match="broke off after 100000 of 300000 bytes; the same command goes on from there"):
+        fetch(f"{odd.address}/file.pth", target)
+    odd.breaks, odd.manner = None, manner
+    assert fetch(f"{odd.address}/file.pth", target).read_bytes() == CONTENT
+    assert [start for _, start in odd.asked] == [0, 100_000, 0]
+
+
+def refused(server, target, **promised):
+    """The message; nothing is kept, and what is asked for again comes."""
+    with pytest.raises(RunError) as caught:
+        fetch(f"{server.address}/file.pth", target, **promised)
+    assert not list(target.parent.iterdir())
+    server.manner, server.content = "usual", CONTENT
+    assert fetch(f"{server.address}/file.pth", target, **promised).read_bytes() == CONTENT
+    return str(caught.value)
+
+
+def test_a_web_page_is_no_file(odd, tmp_path):
+    odd.manner, odd.content = "page", b"<html>login</html>"
+    assert "a web page (text/html) instead of the file" in refused(odd, tmp_path / "told" / "file.pth")
+    odd.content = b"\n<!DOCTYPE html><title>login</title>"
+    assert "what came is a web page; thrown away" in refused(odd, tmp_path / "untold" / "file.pth")
+
+
+def test_a_file_of_unknown_length_is_refused_unless_its_checksum_is_known(odd, tmp_path):
+    odd.manner = "no length"
+    assert "does not say how long the file is" in refused(odd, tmp_path / "a" / "file.pth")
+    odd.manner = "no length"
+    assert fetch(f"{odd.address}/file.pth", tmp_path / "b", sha256=SHA).read_bytes() == CONTENT
+    assert fetch(f"{odd.address}/file.pth", tmp_path / "c", megabytes=0.3).read_bytes() == CONTENT
+    odd.content = CONTENT[:200_000]
+    text = refused(odd, tmp_path / "d" / "file.pth", megabytes=0.3)
+    assert "what came has 0.2 megabytes, published are 0.3; thrown away" in text
+
+
+def test_a_file_of_another_size_than_published_is_refused(odd, tmp_path):
+    odd.content = CONTENT[:100_000]
+    assert "has 0.1 megabytes, published are 0.3" in refused(odd, tmp_path / "a" / "file.pth", megabytes=0.3)
+    # A checksum says more than a rounded size.
+    assert fetch(f"{odd.address}/file.pth", tmp_path / "b", sha256=SHA, megabytes=9).read_bytes() == CONTENT
+    assert fetch(f"{odd.address}/file.pth", tmp_path / "c", megabytes=0.32).read_bytes() == CONTENT
+
+
+def test_a_file_longer_than_promised_is_thrown_away(odd, tmp_path):
+    odd.manner = "longer"
+    assert "what came has 300000 bytes, the server promised 299990; thrown away" in refused(
+        odd, tmp_path / "a" / "file"
+    )

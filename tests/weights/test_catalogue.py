@@ -21,6 +21,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
         self.send_response(200)
+        self.send_header("Content-Length", "7")
         self.end_headers()
         self.wfile.write(b"weights")
 
@@ -40,7 +41,7 @@ def server():
 
 def test_weights_for_research_only_need_consent(server, tmp_path, monkeypatch):
     research = Weights(
-        server.address, 0.3, "research only", "-", commercial=False, files=("config.json", "weights.bin")
+        server.address, 7e-6, "research only", "-", commercial=False, files=("config.json", "weights.bin")
     )
     monkeypatch.setitem(catalogue.WEIGHTS, "some/weights", research)
     with pytest.raises(UserError, match=r"forbid commercial use \(research only\).*--accept-license"):
@@ -50,6 +51,17 @@ def test_weights_for_research_only_need_consent(server, tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} == {"config.json", "weights.bin"}
     with pytest.raises(UserError, match="Did you mean 'some/weights'"):
         fetch_weights("some/weight", folder=tmp_path)
+
+
+def test_a_file_of_another_size_than_the_catalogues_is_refused(server, tmp_path, monkeypatch):
+    for files, name in (((), "weights.bin"), (("config.json", "weights.bin"), "")):
+        weights = Weights(f"{server.address}/{name}".rstrip("/"), 0.3, "MIT", "-", files=files)
+        monkeypatch.setitem(catalogue.WEIGHTS, "some/weights", weights)
+        with pytest.raises(
+            RunError, match=r"weights\.bin could not be fetched \(what came has 0\.0 megabytes, published are 0\.3"
+        ):
+            fetch_weights("some/weights", folder=tmp_path)
+        assert not list(tmp_path.rglob("weights.bin"))
 
 
 def test_the_catalogue_is_complete(capsys):

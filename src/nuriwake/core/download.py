@@ -17,7 +17,11 @@ from nuriwake.core.errors import RunError
 PATIENCE = 8.0
 """Seconds without an answer, or without a further byte, until the network counts as absent."""
 
+TOLERANCE = 0.1
+"""Share of a published size by which a file may be off: such sizes are rounded, and a megabyte is 10**6 or 2**20 bytes."""
+
 _BLOCK = 1 << 20
+_PAGES = (b"<!doctype html", b"<html")
 _Answer = TypeVar("_Answer")
 
 
@@ -26,6 +30,7 @@ def fetch(
     target: Path,
     *,
     sha256: str = "",
+    megabytes: float | None = None,
     what: str = "",
     otherwise: str = "give the file itself instead of the name",
 ) -> Path:
@@ -37,17 +42,19 @@ def fetch(
     Args:
         sha256: the promised checksum or its beginning, in hexadecimal; empty when none is published. The Hugging Face Hub
             states one with its answer (`X-Linked-Etag`), which is then compared.
+        megabytes: about how large the file is, where that is published; without a checksum, a file of another size is refused.
         what: the subject of the message when it fails; empty for the address.
         otherwise: what else the user can do, for that message.
 
     Raises:
-        RunError: no answer, an interruption, or another checksum; says how to give a file by hand.
+        RunError: no answer, an interruption, a web page instead of a file, another checksum or length than was promised, or a
+            file of which nobody says how long it is; says how to give a file by hand.
     """
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target.parent):
-        problem = "" if target.is_file() else _fetched(address, target, sha256)
+        problem = "" if target.is_file() else _fetched(address, target, sha256, megabytes)
     if problem:
         subject = f"{what} could not be fetched from {address}" if what else f"{address} could not be fetched"
         raise RunError(f"{subject} ({problem}); on a machine with a network save it as '{target}', or {otherwise}.")
@@ -131,22 +138,24 @@ def _alone(folder: Path) -> Generator[None]:
         os.close(opened)
 
 
-def _fetched(address: str, target: Path, sha256: str) -> str:
+def _fetched(address: str, target: Path, sha256: str, megabytes: float | None) -> str:
     """Fetch `target`; what went wrong, empty when nothing did."""
     part, mark = (target.with_name(f"{target.name}.{end}") for end in ("part", "etag"))
     try:
-        stated = _continue(address, part, mark)
+        promised = _continue(address, part, mark, sha256, megabytes)
     except (OSError, HTTPException) as error:
         return str(error) or type(error).__name__
     mark.unlink(missing_ok=True)
-    problem = _wrong(part, sha256 or stated)
-    if not problem:
-        part.replace(target)
-    return problem
+    problem = _wrong(part, promised, megabytes)
+    if problem:
+        part.unlink()
+        return f"{problem}; thrown away"
+    part.replace(target)
+    return ""
 
 
-def _continue(address: str, part: Path, mark: Path) -> str:
-    """Fetch what `part` lacks; the checksum that the server states, empty where it states none.
+def _continue(address: str, part: Path, mark: Path, sha256: str, megabytes: float | None) -> str:
+    """Fetch what `part` lacks; the checksum that is promised, `sha256` or else by the server, empty where there is none.
 
     `mark` keeps the server's tag of the file, so that halves of two versions never meet.
     """
@@ -161,32 +170,83 @@ def _continue(address: str, part: Path, mark: Path) -> str:
         if error.code != 416 or not start:
             raise
         part.unlink()  # the server's file ends before ours: begin anew
-        return _continue(address, part, mark)
+        return _continue(address, part, mark, sha256, megabytes)
     with answer:
+        promised = sha256 or redirects.sha256 or _stated(answer.headers)
+        if answer.headers.get_content_type() == "text/html":
+            raise OSError(
+                "the server sent a web page (text/html) instead of the file; a proxy or a login may stand in between"
+            )
         going_on = answer.status == 206
+        begins, total = _extent(answer)
+        moved = going_on and begins != start
+        if moved and not start:
+            raise OSError("the server sent another part of the file than its beginning")
+        if not moved:
+            _receive(answer, part, mark, start if going_on else 0, total, promised, megabytes)
+            return promised
+    part.unlink()  # another part than the one asked for: begin anew
+    return _continue(address, part, mark, sha256, megabytes)
+
+
+def _extent(answer: HTTPResponse) -> tuple[int | None, int | None]:
+    """(first byte, bytes of the whole file) that the server says it sends; None for what it does not say."""
+    length = answer.headers.get("Content-Length", "")
+    sent = int(length) if length.isdecimal() else None
+    if answer.status != 206:
+        return 0, sent
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
+    if found is None:
+        return None, None
+    return int(found[1]), int(found[2]) + 1 if found[3] == "*" else int(found[3])
+
+
+def _receive(
+    answer: HTTPResponse, part: Path, mark: Path, start: int, total: int | None, promised: str, megabytes: float | None
+) -> None:
+    """Write what `answer` sends behind the first `start` bytes of `part`.
+
+    Raises:
+        OSError: it is not `total` bytes long, or nobody can tell whether it is whole.
+    """
+    known = bool(promised) or megabytes is not None
+    if total is None and not answer.chunked and not known:  # chunks end with a mark of their own
+        raise OSError("the server does not say how long the file is, so that nobody can tell whether it came whole")
+    if total is not None and not promised and (problem := _another_size(total, megabytes)):
+        raise OSError(problem)
+    if not start:
         tag = answer.headers.get("ETag", "")
-        if not going_on:
-            start = 0
-            mark.write_text(tag) if tag and not tag.startswith("W/") else mark.unlink(missing_ok=True)
-        length = answer.headers.get("Content-Length")
-        with part.open("ab" if going_on else "wb") as file:
-            while block := answer.read(_BLOCK):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
+        mark.write_text(tag) if tag and not tag.startswith("W/") else mark.unlink(missing_ok=True)
+    with part.open("ab" if start else "wb") as file:
+        while block := answer.read(_BLOCK):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
     found = part.stat().st_size
-    if length is not None and found != start + int(length):
-        raise OSError(f"it broke off after {found} of {start + int(length)} bytes; the same command goes on from there")
-    return redirects.sha256 or _stated(answer.headers)
+    if total is None or found == total:
+        return
+    if found > total:
+        part.unlink()
+        mark.unlink(missing_ok=True)
+        raise OSError(f"what came has {found} bytes, the server promised {total}; thrown away")
+    after = "goes on from there" if mark.is_file() else "begins anew"
+    raise OSError(f"it broke off after {found} of {total} bytes; the same command {after}")
 
 
-def _wrong(part: Path, sha256: str) -> str:
-    """What is wrong with a fetched file, which is then thrown away; empty when it is the promised one."""
-    if not sha256:
+def _another_size(found: int, megabytes: float | None) -> str:
+    """What is wrong with a file of `found` bytes; empty when nothing is known of its size, or it is about that."""
+    if megabytes is None or megabytes * 1e6 * (1 - TOLERANCE) <= found <= megabytes * 2**20 * (1 + TOLERANCE):
         return ""
+    return f"what came has {found / 1e6:.1f} megabytes, published are {megabytes:g}"
+
+
+def _wrong(part: Path, promised: str, megabytes: float | None) -> str:
+    """What is wrong with a fetched file; empty when it is the promised one, or nothing is known of it that it is not."""
     with part.open("rb") as file:
+        if not promised:
+            page = file.read(512).lstrip().lower().startswith(_PAGES)
+            return "what came is a web page" if page else _another_size(part.stat().st_size, megabytes)
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found.startswith(sha256):
-        return ""
-    part.unlink()
-    return f"what came has the sha256 {found[:16]}..., promised is {sha256[:16]}; thrown away"
+    return (
+        "" if found.startswith(promised) else f"what came has the sha256 {found[:16]}..., promised is {promised[:16]}"
+    )

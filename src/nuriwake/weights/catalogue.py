@@ -40,7 +40,7 @@ class Weights:
         if self.sha256:
             return f"sha256 {self.sha256}"
         hub = self.address.startswith("https://huggingface.co/")
-        return "sha256 that the Hub states" if hub else "its length"
+        return "sha256 that the Hub states" if hub else "its length and published size"
 
 
 def _torchvision(file: str, megabytes: float, miou: float) -> Weights:
@@ -193,7 +193,10 @@ def fetch_weights(name: str, *, accept_license: bool = False, folder: Path | Non
         require_consent(name, weights.licence, accept_license=accept_license)
     root = (folder or cache_folder()) / name
     if not weights.files:
-        return fetch(weights.address, root / weights.address.rpartition("/")[2], sha256=weights.sha256)
+        target = root / weights.address.rpartition("/")[2]
+        return fetch(weights.address, target, sha256=weights.sha256, megabytes=weights.megabytes)
     for file in weights.files:
-        fetch(f"{weights.address}/{file}", root / file)
+        # Beside the weights, the other files of a folder weigh nothing.
+        size = None if file.endswith(".json") else weights.megabytes
+        fetch(f"{weights.address}/{file}", root / file, megabytes=size)
     return root
