@@ -201,6 +201,16 @@ def test_objects_of_queries_are_told_their_task():
     assert words[-2:] == ["--task", "instance"]
 
 
+def test_the_command_names_the_device_that_was_asked_for(shapes, light, monkeypatch):
+    def device(name):
+        words = shlex.split(nw.recommend(shapes, device=name, count=1).models[0].command)
+        return words[words.index("--device") + 1] if "--device" in words else None
+
+    assert (device("cpu"), device("auto")) == ("cpu", None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device("gpu") == "cuda"
+
+
 def test_the_command_accepts_a_licence_that_forbids_commercial_use():
     words = {
         name: choosing._command(override(build_config("data", name), {"device": "cuda"}), Path("data"))

@@ -129,8 +129,9 @@ def recommend(
         photographs=facts.channels == 3 and not facts.grey,
     )
     settled = {"device": str(machine.device), "task": task, "data.format": format}
+    given = None if device == "auto" else machine.device.type
     models = tuple(
-        _built(candidate, situation, found, facts, machine, settled) for candidate in ranked(situation, count)
+        _built(candidate, situation, found, facts, machine, settled, given) for candidate in ranked(situation, count)
     )
     return Advice(task, (*opened.notes, *_facts(facts, situation, machine)), facts.train, models)
 
@@ -157,8 +158,10 @@ def _built(
     facts: DataFacts,
     machine: MachineFacts,
     settled: Mapping[str, Any],
+    device: str | None,
 ) -> Recommendation:
-    """The candidate with the crop that training would choose, `settled` fields apart, and its cost."""
+    """The candidate with the crop that training would choose, `settled` fields apart, and its cost; `device` if it was asked
+    for."""
     config, _ = choose_task(override(build_config(facts.path, candidate.model), settled), data.space)
     config, _ = choose_things(config, data.space)
     config, choices = choose(config, facts, machine)
@@ -180,12 +183,12 @@ def _built(
         side,
         cost,
         _weights_in_words(candidate.model),
-        _command(config, facts.path),
+        _command(config, facts.path, device),
     )
 
 
-def _command(config: RunConfig, data: Path) -> str:
-    """The training in which everything else is chosen by itself."""
+def _command(config: RunConfig, data: Path, device: str | None = None) -> str:
+    """The training in which everything else is chosen by itself; on `device`, None for the one that training would take."""
     model = config.model.name
     words = ["nuriwake", "train", str(data), "--model", model, "--out", f"runs/{model}"]
     if _published(model) is not None:
@@ -195,6 +198,8 @@ def _command(config: RunConfig, data: Path) -> str:
         words += ["--task", config.task or ""]
     if config.data.format is not None:
         words += ["--data.format", config.data.format]
+    if device is not None:
+        words += ["--device", device]
     if config.device == "cpu":
         words += ["--budget", "60m"]
     return shlex.join(words)
