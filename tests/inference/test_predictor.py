@@ -420,3 +420,25 @@ def test_the_gpu_gives_the_same_answer():
     on_cpu = Predictor(Pointwise(), space=THREE, preprocessing=PLAIN, settings=settings)
     np.testing.assert_allclose(on_gpu.probabilities(image), on_cpu.probabilities(image), atol=1e-3)
     assert (on_gpu(image).labels == on_cpu(image).labels).mean() > 0.99
+
+
+def test_an_image_seen_whole_keeps_its_size_where_the_model_takes_any():
+    class Seeing(Pointwise):
+        def forward(self, images: Tensor) -> PixelLogits:
+            self.seen = tuple(images.shape[-2:])
+            return super().forward(images)
+
+    model = Seeing()
+    image = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
+    predictor = Predictor(model, space=LabelSpace(("a", "b", "c")), preprocessing=PLAIN)
+    padded = predictor.probabilities(image)
+    assert model.seen == (64, 96)
+    model.any_size = True
+    np.testing.assert_allclose(predictor.probabilities(image), padded, atol=1e-6)
+    assert model.seen == (45, 70)
+    predictor.probabilities(image[:20])
+    assert model.seen == (32, 70)
+    # Tiles lie on the cells of the model's maps.
+    tiled = predictor.with_settings(PredictSettings(tile=40))
+    np.testing.assert_allclose(tiled.probabilities(image), padded, atol=1e-6)
+    assert model.seen == (64, 64)

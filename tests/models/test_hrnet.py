@@ -60,6 +60,37 @@ def test_without_align_corners_the_logits_stay_at_stride_4(kind):
     assert fit_logits(logits, (38, 61)).shape == (1, 2, 38, 61)
 
 
+def test_images_seen_whole_keep_their_size_and_crops_lie_on_the_maps():
+    model = tiny(HRNet, align_corners=False).eval()
+    assert (model.fit_size(38, 61), model.fit_image(38, 61)) == ((64, 64), (38, 61))
+
+
+@pytest.mark.parametrize("kind", [HRNet, HRNetOCR])
+def test_enlarging_twice_differs_only_where_sides_are_no_multiples_of_32(kind):
+    at_once, twice = (tiny(kind, align_corners=False, enlarge_twice=value).eval() for value in (False, True))
+    assert at_once.state_dict().keys() == twice.state_dict().keys()
+    twice.load_state_dict(at_once.state_dict())
+    with torch.no_grad():
+        images = torch.randn(1, 3, 64, 96)
+        assert torch.equal(at_once(images).logits, twice(images).logits)
+        images = images[..., :38, :61]
+        assert not torch.allclose(at_once(images).logits, twice(images).logits, atol=1e-3)
+
+
+def test_branches_are_enlarged_twice_as_mmsegmentation_does():
+    exchange = tiny(HRNet, enlarge_twice=True).eval().encoder.stage3[0]
+    branches = [torch.randn(1, 4, 9, 13), torch.randn(1, 8, 5, 7), torch.randn(1, 16, 3, 4)]
+    deep = [blocks(x) for blocks, x in zip(exchange.branches, branches, strict=True)]
+    total = deep[0]
+    for source in (1, 2):
+        convolution, norm, _ = exchange.fuse_layers[0][source]
+        path = norm(convolution(deep[source]))
+        for target in ({"scale_factor": 2**source}, {"size": (9, 13)}):
+            path = torch.nn.functional.interpolate(path, **target, mode="bilinear", align_corners=False)
+        total = total + path
+    assert torch.allclose(exchange(branches)[0], total.relu(), atol=1e-5)
+
+
 def test_align_corners_puts_corner_on_corner():
     model = tiny(HRNet, align_corners=True).eval()
     images = torch.randn(1, 3, 40, 56)
@@ -90,6 +121,8 @@ def test_with_one_logit_the_background_is_the_second_region():
     features, logit = torch.randn(1, 3, 4, 4), torch.randn(1, 1, 4, 4)
     both = region_representations(features, torch.cat([-logit, logit], dim=1))
     assert torch.equal(region_representations(features, logit), both)
+    alone = region_representations(features, logit, background_region=False)
+    assert torch.allclose(alone, both[..., 1:], atol=1e-6)
 
 
 def test_pixels_attend_to_regions_as_the_paper_writes_it():

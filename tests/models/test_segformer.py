@@ -83,6 +83,13 @@ def test_logits_are_at_stride_4_or_enlarged():
 def test_odd_sizes_are_fitted():
     model = SegFormer(1, 2, channels=16, encoder=SMALL).eval()
     assert model.fit_size(33, 5) == (64, 32)
+    assert model.fit_image(33, 5) == (33, 32)
+    with pytest.raises(UserError, match="pad them to 33x32"):
+        model(torch.zeros(1, 1, 33, 31))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 1, 33, 50)).logits.shape == (1, 2, 9, 13)
+    # segmentation_models_pytorch enlarges so many times, which other sides do not bear.
+    model = SegFormer(1, 2, channels=16, encoder=SMALL, aligned_upsampling=4).eval()
     with pytest.raises(UserError, match="pad them to 64x32"):
         model(torch.zeros(1, 1, 33, 32))
 

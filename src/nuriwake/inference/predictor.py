@@ -250,6 +250,7 @@ class Predictor:
             overlap=settings.overlap,
             margin=model.margin,
             fit=model.fit_size,
+            whole=model.fit_image,
             align=model.input_multiple,
         )
 

@@ -49,6 +49,7 @@ def plan_grid(
     overlap: float,
     margin: int,
     fit: Callable[[int, int], tuple[int, int]],
+    whole: Callable[[int, int], tuple[int, int]] | None = None,
     align: int = 1,
 ) -> Grid:
     """The grid for an image of `size`: one tile when both sides are at most `tile` (or it is None).
@@ -58,9 +59,10 @@ def plan_grid(
         align: tiles begin at multiples of it, where the pooling of the network falls on the same pixels as in the whole
             image.
         fit: (height, width) -> the smallest input size of the model that is no smaller.
+        whole: the same for an image that is one tile; None for `fit`.
     """
     if tile is None or max(size) <= tile:
-        wanted = size
+        wanted, fit = size, whole or fit
     else:
         wanted = (min(size[0], tile), min(size[1], tile))
     given = fit(wanted[0] + 2 * margin, wanted[1] + 2 * margin)

@@ -17,6 +17,8 @@ class Model(nn.Module):
     Attributes:
         input_multiple: acceptable sides lie this far apart; 1 when any side from `input_minimum` on works.
         input_minimum: the smallest acceptable side.
+        any_size: an image that is seen whole may have any sides from `input_minimum` on, since the published computation is
+            made for those; its crops and tiles have acceptable sides, so that they lie on the cells of the maps.
         margin: pixels of the input that the output lacks on every side (unpadded convolutions); 0 for most.
         largest_stretch: inputs of up to so many times the side of those that it was trained with mean the same to it; None where
             nothing in it is a share of the input (grids, positions, anchors), so that their size does not matter.
@@ -25,6 +27,7 @@ class Model(nn.Module):
 
     input_multiple: int = 1
     input_minimum: int = 1
+    any_size: bool = False
     margin: int = 0
     largest_stretch: float | None = None
     notes: tuple[str, ...] = ()
@@ -36,8 +39,14 @@ class Model(nn.Module):
         """
         return _round_up(self, height), _round_up(self, width)
 
+    def fit_image(self, height: int, width: int) -> tuple[int, int]:
+        """As `fit_size`, for an image that is seen whole: its own size where the model takes any."""
+        if self.any_size:
+            return max(height, self.input_minimum), max(width, self.input_minimum)
+        return self.fit_size(height, width)
+
     def require_size(self, images: Tensor) -> None:
-        """Refuse `images` (B, C, H, W) of a size that is not its own `fit_size`; skipped under compile and export.
+        """Refuse `images` (B, C, H, W) of a size that is not its own `fit_image`; skipped under compile and export.
 
         Raises:
             UserError: with the size found and the next acceptable one.
@@ -45,11 +54,11 @@ class Model(nn.Module):
         if torch.compiler.is_compiling():
             return
         height, width = images.shape[-2:]
-        fit = self.fit_size(height, width)
+        fit = self.fit_image(height, width)
         if fit != (height, width):
             raise UserError(
                 f"{type(self).__name__} does not take images of {height}x{width} pixels (height x width); "
-                f"pad them to {fit[0]}x{fit[1]} (the method fit_size says so for any size)."
+                f"pad them to {fit[0]}x{fit[1]} (the method fit_image says so for any size)."
             )
 
     def forward_training(self, images: Tensor, truth: Any) -> Any:

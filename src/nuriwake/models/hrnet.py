@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import did_you_mean
 from nuriwake.models.backbones import Backbone, build_backbone
-from nuriwake.models.backbones.hrnet import LAYOUTS, HRNetLayout, resize
+from nuriwake.models.backbones.hrnet import LAYOUTS, ExchangeModule, HRNetLayout, resize
 from nuriwake.models.base import Model
 from nuriwake.models.layers import initialise, initialise_head
 from nuriwake.models.outputs import PixelLogits
@@ -24,7 +24,7 @@ DEEPEST_STRIDE = 32
 class HRNet(Model):
     """(B, in_channels, H, W) -> `PixelLogits` (B, classes, H/4, W/4) or, with `align_corners`, (B, classes, H, W).
 
-    Any size is taken; sides at stride 4 are rounded up.
+    Any size is taken; sides at stride 4 are rounded up, and the logits are then taken to span the image.
 
     Args:
         backbone: a key of `LAYOUTS`.
@@ -34,6 +34,9 @@ class HRNet(Model):
             mmsegmentation, where the consumer enlarges the logits; True as in their later code, where the corners of the
             logits lie on those of the image and the model enlarges them itself.
         head_bias: of the hidden convolution, before its batch norm: the authors have one, mmsegmentation has not.
+        enlarge_twice: where branches exchange what they know, coarser ones are first enlarged by the ratio of their strides,
+            then to the finer one's size, as in mmsegmentation; at once as in the authors' code. It makes a difference for
+            sides that are no multiples of 32.
 
     Raises:
         UserError: no such backbone (did you mean), or weights that do not fit.
@@ -50,13 +53,20 @@ class HRNet(Model):
         layout: HRNetLayout | None = None,
         align_corners: bool = False,
         head_bias: bool = True,
+        enlarge_twice: bool = False,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
-        if not align_corners:  # the consumer enlarges, so the logits must cover the image exactly
+        if not align_corners:  # the consumer enlarges, so the logits of crops and tiles must cover them exactly
             self.input_multiple = self.input_minimum = DEEPEST_STRIDE
+            self.any_size = True
         self.encoder = hrnet_encoder(
-            backbone, in_channels=in_channels, weights=backbone_weights, layout=layout, align_corners=align_corners
+            backbone,
+            in_channels=in_channels,
+            weights=backbone_weights,
+            layout=layout,
+            align_corners=align_corners,
+            enlarge_twice=enlarge_twice,
         )
         self.notes = self.encoder.notes
         self.head = branch_head(sum(self.encoder.channels), classes, bias=head_bias)
@@ -78,13 +88,35 @@ class HRNet(Model):
 
 
 def hrnet_encoder(
-    name: str, *, in_channels: int, weights: str | Path | None, layout: HRNetLayout | None, align_corners: bool
+    name: str,
+    *,
+    in_channels: int,
+    weights: str | Path | None,
+    layout: HRNetLayout | None,
+    align_corners: bool,
+    enlarge_twice: bool,
 ) -> Backbone:
     """The HRNetV2 `name`, a key of `LAYOUTS`, with the options of `HRNet`. Raises as `HRNet`."""
     if name not in LAYOUTS:
         raise UserError(f"HRNet has no backbone '{name}'.{did_you_mean(name, LAYOUTS)}")
     options = {"layout": layout, "align_corners": align_corners}
-    return build_backbone(name, in_channels=in_channels, weights=weights, options=options)
+    encoder = build_backbone(name, in_channels=in_channels, weights=weights, options=options)
+    if enlarge_twice:
+        for part in encoder.modules():
+            if isinstance(part, ExchangeModule):
+                _enlarge_first(part, align_corners=align_corners)
+    return encoder
+
+
+def _enlarge_first(exchange: ExchangeModule, *, align_corners: bool) -> None:
+    """Let every path from a coarser branch end with an enlarging by the ratio of the strides, which holds no arrays."""
+    for target, paths in enumerate(exchange.fuse_layers):
+        assert isinstance(paths, nn.ModuleList)
+        for source, path in enumerate(paths):
+            if source > target:
+                assert isinstance(path, nn.Sequential)
+                ratio = 2 ** (source - target)
+                path.append(nn.Upsample(scale_factor=ratio, mode="bilinear", align_corners=align_corners))
 
 
 def side_by_side(maps: Sequence[Tensor], *, align_corners: bool) -> Tensor:

@@ -28,10 +28,12 @@ class ObjectContext(nn.Module):
         channels: C.
         key_channels: of the space in which pixels and regions are compared.
         dropout: share of the result's channels dropped while training.
+        background_region: as `region_representations` has it.
     """
 
-    def __init__(self, channels: int, *, key_channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, *, key_channels: int, dropout: float, background_region: bool = True) -> None:
         super().__init__()
+        self.background_region = background_region
         self.pixel_query = nn.Sequential(_unit(channels, key_channels), _unit(key_channels, key_channels))
         self.region_key = nn.Sequential(_unit(channels, key_channels), _unit(key_channels, key_channels))
         self.region_value = _unit(channels, key_channels)
@@ -40,7 +42,7 @@ class ObjectContext(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: Tensor, region_logits: Tensor) -> Tensor:
-        regions = region_representations(features, region_logits)[..., None]
+        regions = region_representations(features, region_logits, background_region=self.background_region)[..., None]
         query = self.pixel_query(features).flatten(2).transpose(1, 2)  # B N C
         key = self.region_key(regions).flatten(2).transpose(1, 2)  # B K C
         value = self.region_value(regions).flatten(2).transpose(1, 2)
@@ -56,9 +58,11 @@ class HRNetOCR(Model):
     weigh it 0.4). Any size is taken; sides at stride 4 are rounded up.
 
     Args:
-        backbone, backbone_weights, layout, head_bias: as in `HRNet`.
+        backbone, backbone_weights, layout, head_bias, enlarge_twice: as in `HRNet`.
         align_corners: as in `HRNet`; the authors train OCR with True, mmsegmentation with False.
         channels: of the pixel representations; pixels and regions are compared in half as many.
+        background_region: with one class, the background is a second region; False as in the published implementations, which
+            have the one region of the class, so that files that they trained need it.
 
     Raises:
         UserError: no such backbone (did you mean), or weights that do not fit.
@@ -76,17 +80,26 @@ class HRNetOCR(Model):
         align_corners: bool = True,
         head_bias: bool = True,
         channels: int = 512,
+        background_region: bool = True,
+        enlarge_twice: bool = False,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
         self.encoder = hrnet_encoder(
-            backbone, in_channels=in_channels, weights=backbone_weights, layout=layout, align_corners=align_corners
+            backbone,
+            in_channels=in_channels,
+            weights=backbone_weights,
+            layout=layout,
+            align_corners=align_corners,
+            enlarge_twice=enlarge_twice,
         )
         self.notes = self.encoder.notes
         width = sum(self.encoder.channels)
         self.auxiliary_head = branch_head(width, classes, bias=head_bias)
         self.representation = _unit(width, channels, kernel=3, bias=head_bias)
-        self.object_context = ObjectContext(channels, key_channels=channels // 2, dropout=DROPOUT)
+        self.object_context = ObjectContext(
+            channels, key_channels=channels // 2, dropout=DROPOUT, background_region=background_region
+        )
         self.head = nn.Conv2d(channels, classes, 1)
         initialise(self.representation)
         initialise(self.object_context)
@@ -115,14 +128,14 @@ class HRNetOCR(Model):
         return self.encoder
 
 
-def region_representations(features: Tensor, region_logits: Tensor) -> Tensor:
+def region_representations(features: Tensor, region_logits: Tensor, *, background_region: bool = True) -> Tensor:
     """features (B, C, h, w) and region_logits (B, K, h, w) -> (B, C, K): the mean pixel of each region, its pixels
     weighted by the softmax over the image (the paper's equation 2).
 
-    A single logit is that of the foreground; the background, its opposite, is then the second region. With the
-    foreground alone every pixel would attend to the same thing.
+    A single logit is that of the foreground; with `background_region` the background, its opposite, is then the second
+    region. With the foreground alone every pixel attends to the same thing.
     """
-    if region_logits.shape[1] == 1:
+    if region_logits.shape[1] == 1 and background_region:
         region_logits = torch.cat([-region_logits, region_logits], dim=1)
     shares = region_logits.flatten(2).softmax(dim=2)
     return features.flatten(2) @ shares.transpose(1, 2)

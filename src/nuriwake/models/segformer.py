@@ -159,7 +159,7 @@ class Level(nn.Module):
 
 
 class MixTransformer(Backbone):
-    """Feature maps at strides 4, 8, 16 and 32. Both sides of the images are multiples of 32.
+    """Feature maps at strides 4, 8, 16 and 32, of images of at least 32 pixels a side; the maps' sides are rounded up.
 
     Args:
         name: a key of `SIZES`.
@@ -261,7 +261,10 @@ class Decoder(nn.Module):
 
 
 class SegFormer(Model):
-    """(B, in_channels, H, W) -> `PixelLogits` (B, classes, H/4, W/4). Both sides are multiples of 32.
+    """(B, in_channels, H, W) -> `PixelLogits` (B, classes, H/4, W/4). Sides that are multiples of 32 suit any backbone.
+
+    Over a Mix Transformer other sides from 32 on work too: the logits, their number rounded up, are then taken to span the
+    image, as the published implementations do. With `aligned_upsampling` they do not, as in segmentation_models_pytorch.
 
     Args:
         backbone: a key of `SIZES`; or any other backbone, of whose maps those from stride 4 on are used.
@@ -294,6 +297,7 @@ class SegFormer(Model):
         self.encoder = _encoder(backbone, in_channels, backbone_weights, encoder)
         self.notes = self.encoder.notes
         self.input_multiple = self.input_minimum = self.encoder.strides[-1]
+        self.any_size = backbone in SIZES and aligned_upsampling == 1
         self.used = tuple(index for index, stride in enumerate(self.encoder.strides) if stride >= 4)
         widths = [self.encoder.channels[index] for index in self.used]
         self.decoder = Decoder(widths, channels, map_norm=map_norm)

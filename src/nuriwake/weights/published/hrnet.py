@@ -161,19 +161,29 @@ def _hrnet_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 def _hrnet_ocr_spec(shapes: Shapes, config: Config) -> ModelSpec:
     shapes = _bare(shapes)
-    options = _bias(shapes, "aux_head.0.bias") | _channels(shapes["conv3x3_ocr.0.weight"])
-    return _spec("hrnet_ocr", shapes, shapes["cls_head.weight"][0], options)
+    classes = shapes["cls_head.weight"][0]
+    options = _bias(shapes, "aux_head.0.bias") | _channels(shapes["conv3x3_ocr.0.weight"]) | _regions(classes)
+    return _spec("hrnet_ocr", shapes, classes, options)
 
 
 def _mmseg_fcn_spec(shapes: Shapes, config: Config) -> ModelSpec:
-    options = {"align_corners": False} | _bias(shapes, "decode_head.convs.0.conv.bias")
+    options = _MMSEG_OPTIONS | _bias(shapes, "decode_head.convs.0.conv.bias")
     return _spec("hrnet", _backbone(shapes), shapes["decode_head.conv_seg.weight"][0], options)
 
 
 def _mmseg_ocr_spec(shapes: Shapes, config: Config) -> ModelSpec:
-    options = {"align_corners": False} | _bias(shapes, "decode_head.0.convs.0.conv.bias")
-    options |= _channels(shapes["decode_head.1.bottleneck.conv.weight"])
-    return _spec("hrnet_ocr", _backbone(shapes), shapes["decode_head.1.conv_seg.weight"][0], options)
+    classes = shapes["decode_head.1.conv_seg.weight"][0]
+    options = _MMSEG_OPTIONS | _bias(shapes, "decode_head.0.convs.0.conv.bias")
+    options |= _channels(shapes["decode_head.1.bottleneck.conv.weight"]) | _regions(classes)
+    return _spec("hrnet_ocr", _backbone(shapes), classes, options)
+
+
+_MMSEG_OPTIONS = {"align_corners": False, "enlarge_twice": True}
+
+
+def _regions(classes: int) -> dict[str, Any]:
+    """With one class there is one region in both implementations (SpatialGather_Module; mmsegmentation's OCRHead)."""
+    return {"background_region": False} if classes == 1 else {}
 
 
 def _bias(shapes: Shapes, key: str) -> dict[str, Any]:
