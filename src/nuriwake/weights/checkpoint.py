@@ -26,6 +26,8 @@ from nuriwake.weights.published.base import Published
 from nuriwake.weights.recognition import Fit, fit, recognise, task_told
 from nuriwake.weights.sources import title
 
+_SAID = "as the file says"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -134,9 +136,10 @@ def read_checkpoint(
     model = _filled(spec, fitted, contents)
     preprocessing, told = _preprocessing(source, spec, contents)
     space, origin = _space(source, spec, contents, classes)
+    settings, decided = _settings(source, spec, contents)
     space = class_lists.with_ids(space)
     space, counted = _with_things(source, spec, space, things)
-    notes = (*source.notes_of(contents.config, given), *told)
+    notes = (*source.notes_of(contents.config, given), *told, *decided, *source.padding_of(model))
     used = len(contents.arrays) + len(contents.others) + len(contents.left_out) - len(fitted.left_out)
     report = Report(
         title(source),
@@ -145,14 +148,14 @@ def read_checkpoint(
         task=_told(source, contents, task),
         classes=origin,
         things=counted,
-        notes=(*notes, *_beside(contents)),
+        notes=(*notes, *_beside(source, contents, named=origin.endswith(_SAID))),
     )
     bundle = Bundle(
         task=source.task,
         model=spec,
         space=space,
         preprocessing=preprocessing,
-        settings=_settings(source, contents),
+        settings=settings,
         licence=source.licence,
         notes=(_provenance(source, contents), *report.reasons(), *notes),
     )
@@ -214,14 +217,17 @@ def _filled(spec: ModelSpec, fitted: Fit, contents: Contents) -> Model:
     return model.eval()
 
 
-def _settings(source: Published, contents: Contents) -> PredictSettings:
+def _settings(source: Published, spec: ModelSpec, contents: Contents) -> tuple[PredictSettings, tuple[str, ...]]:
+    """How the published program answers, and a note where it has a threshold of its own."""
     decoding = source.decoding_of(contents.shapes, contents.config)
     tiling = source.tiling_of(contents.shapes, contents.config)
+    threshold, notes = source.threshold_of(spec, contents.config)
+    settings = PredictSettings(thresholds=() if threshold is None else (threshold,), decoding=decoding)
     if tiling is None:
-        return PredictSettings(decoding=decoding)
+        return settings, notes
     # Mostly the whole image, resized as published; tiles, which show smaller objects, are for the user to ask for.
     tile, overlap = tiling
-    return PredictSettings(tile=tile, overlap=overlap, decoding=decoding)
+    return replace(settings, tile=tile, overlap=overlap), notes
 
 
 def _preprocessing(source: Published, spec: ModelSpec, contents: Contents) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -243,15 +249,20 @@ def _space(
 ) -> tuple[LabelSpace, str]:
     """The classes, and where their names come from."""
     exclusive = contents.config.get("activation") != "sigmoid" or spec.classes == 1
-    wanted = 2 if spec.classes == 1 and source.task == "semantic" else spec.classes
+    single = spec.classes == 1 and source.task == "semantic"
+    wanted = 2 if single else spec.classes
     if classes is not None:
-        if len(classes) != wanted:
+        names = _with_background(classes) if single else tuple(classes)
+        if len(names) != wanted:
+            one = ", or only the second, since its one output is for that" if single else ""
             raise UserError(
-                f"{contents.file}: the model tells {wanted} classes apart, but {len(classes)} names were given."
+                f"{contents.file}: the model tells {wanted} classes apart, but {len(classes)} names were given; give "
+                f"{wanted}{one}."
             )
-        return LabelSpace(tuple(classes), exclusive=exclusive), "as given"
-    if len(contents.names) == wanted:
-        return LabelSpace(contents.names, exclusive=exclusive), "as the file says"
+        return LabelSpace(names, exclusive=exclusive), f"{_beside_background(names, classes)}as given"
+    names = _with_background(contents.names) if single else contents.names
+    if len(names) == wanted:
+        return LabelSpace(names, exclusive=exclusive), f"{_beside_background(names, contents.names)}{_SAID}"
     known = source.space.get(spec.classes)
     names = class_lists.CLASS_LISTS.get((known or "", spec.classes))
     if known is not None and names is not None:
@@ -259,6 +270,16 @@ def _space(
         return space, f"of {class_lists.TITLES[known]} (told from their number)"
     space = class_lists.unnamed(spec.classes) if source.task == "semantic" else class_lists.numbered(wanted)
     return replace(space, exclusive=exclusive), "unnamed (give names with --classes)"
+
+
+def _with_background(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` of a model of one output: one name is that of the output, and the background is what it is not."""
+    single = len(names) == 1 and names[0] != class_lists.BACKGROUND
+    return (class_lists.BACKGROUND, *names) if single else tuple(names)
+
+
+def _beside_background(names: Sequence[str], given: Sequence[str]) -> str:
+    return "" if len(names) == len(given) else "the second "
 
 
 def _with_things(
@@ -305,13 +326,17 @@ def _provenance(source: Published, contents: Contents) -> str:
     return f"Imported from {contents.file.name} ({title(source)}, sha256 {digest})."
 
 
-def _beside(contents: Contents) -> tuple[str, ...]:
+def _beside(source: Published, contents: Contents, *, named: bool) -> tuple[str, ...]:
+    """What of the file was not used; `named` where the names of the classes are the file's."""
     halves = sorted(
         {str(item.dtype).removeprefix("torch.") for item in contents.arrays.values()} & {"float16", "bfloat16"}
     )
     notes = [f"{kind} arrays became float32." for kind in halves]
-    if contents.beside:
-        notes.append(f"Beside the arrays the file has {listed(contents.beside)}; not used.")
+    # In the `meta` of mm* stand the configuration and the names of the classes.
+    told = "mmseg" in contents.config or (named and source.source in ("mmseg", "mmdet"))
+    unused = [key for key in contents.beside if not (told and key == "meta")]
+    if unused:
+        notes.append(f"Beside the arrays the file has {listed(unused)}; not used.")
     if contents.unread:
         notes.append(f"{listed(contents.unread)} beside the model tells how its images were prepared; not used.")
     return tuple(notes)

@@ -97,10 +97,14 @@ TITLES = {"voc": "Pascal VOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "
 """What the data sets are called."""
 
 
+BACKGROUND = "background"
+"""What everything is called that the class of a single output is not."""
+
+
 def unnamed(channels: int) -> LabelSpace:
     """The space of a model with `channels` outputs whose classes nobody named."""
     if channels == 1:
-        return LabelSpace(("background", "foreground"))
+        return LabelSpace((BACKGROUND, "foreground"))
     return numbered(channels)
 
 

@@ -18,6 +18,9 @@ WHOLE = (None, 0.25)
 LARGEST_SIDE = 1 << 16
 """Pixels: no side or step of more is believed."""
 
+USUAL_THRESHOLD = 0.3
+"""mmsegmentation's own for models of one output (decode_heads/decode_head.py), of versions 0.29 and later."""
+
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 _BACKBONE = ("type", "strides", "dilations", "multi_grid", "style", "contract_dilation")
@@ -46,6 +49,7 @@ class MmsegConfig:
         rgb: whether the model takes RGB; otherwise BGR, in which mmsegmentation reads images.
         sized: whether the test pipeline is there, so that `resize` counts.
         resize: the size at which images are tested; None for their own.
+        threshold: of the probability, above which a model of one output answers its class.
     """
 
     backbone: Mapping[str, Any] | None = None
@@ -59,6 +63,26 @@ class MmsegConfig:
     rgb: bool = True
     sized: bool = False
     resize: ResizeRule | None = None
+    threshold: float | None = None
+
+    @property
+    def cut(self) -> tuple[float, str]:
+        """(the threshold of a model of one output, a sentence that says where it comes from)."""
+        said = self.threshold
+        if said is None:
+            return (
+                USUAL_THRESHOLD,
+                f"Its class is answered from a probability of {USUAL_THRESHOLD} on, as mmsegmentation does.",
+            )
+        if 0 < said < 1:
+            return (
+                said,
+                f"Its class is answered from a probability of {said:g} on, as the configuration in the file says.",
+            )
+        return USUAL_THRESHOLD, (
+            f"The configuration in the file says threshold={said:g}, expected is a number between 0 and 1; "
+            f"{USUAL_THRESHOLD} is taken, mmsegmentation's own. Another one can be set in the bundle (settings.thresholds)."
+        )
 
     @property
     def output_stride(self) -> int | None:
@@ -178,6 +202,7 @@ def read_mmseg_config(text: str) -> MmsegConfig | None:
         rgb,
         pipeline is not None,
         None if pipeline is None else _resize(pipeline),
+        float(head["threshold"]) if _is_number(head.get("threshold")) else None,
     )
 
 

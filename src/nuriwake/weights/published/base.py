@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
+from nuriwake.models.base import Model
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.mmseg_config import MmsegConfig
 
@@ -143,6 +144,29 @@ class Published:
     def notes_of(self, config: Config, options: Mapping[str, Any]) -> tuple[str, ...]:
         """What a user should know of a checkpoint with `config`, read with `options` of the user's for its model."""
         return self.notes(config, options) if callable(self.notes) else self.notes
+
+    def padding_of(self, model: Model) -> tuple[str, ...]:
+        """A note where the source gives its model images of any size and `model`, ours for it, sees them padded."""
+        anyhow = (
+            self.source == "mmseg" and self.architecture != "unet"
+        )  # whose sides mmsegmentation wants to be multiples
+        if not anyhow or model.any_size or model.input_multiple == 1:
+            return ()
+        return (
+            f"mmsegmentation gives this model images of any size; here their sides are padded to multiples of "
+            f"{model.input_multiple}, so that other images are answered a little otherwise, mostly near their right and lower "
+            "borders.",
+        )
+
+    def threshold_of(self, spec: ModelSpec, config: Config) -> tuple[float | None, tuple[str, ...]]:
+        """The probability from which a model of one output answers its class, and a note that says so; None for the usual half.
+
+        mmsegmentation answers sigmoid > threshold (models/segmentors/base.py).
+        """
+        if self.source != "mmseg" or self.task != "semantic" or spec.classes != 1:
+            return None, ()
+        threshold, note = mmseg_config(config).cut
+        return threshold, (note,)
 
     def tiling_of(self, shapes: Shapes, config: Config) -> tuple[int | None, float] | None:
         """As `tiling`, and as a configuration in the file has it; None, which is as models of ours, where the source has no
