@@ -147,10 +147,9 @@ class Published:
 
     def padding_of(self, model: Model) -> tuple[str, ...]:
         """A note where the source gives its model images of any size and `model`, ours for it, sees them padded."""
-        anyhow = (
-            self.source == "mmseg" and self.architecture != "unet"
-        )  # whose sides mmsegmentation wants to be multiples
-        if not anyhow or model.any_size or model.input_multiple == 1:
+        # mmsegmentation, too, wants the sides of a U-Net's images to be multiples.
+        any_size = self.source == "mmseg" and self.architecture != "unet"
+        if not any_size or model.any_size or model.input_multiple == 1:
             return ()
         return (
             f"mmsegmentation gives this model images of any size; here their sides are padded to multiples of "
