@@ -55,6 +55,8 @@ class UNetBackbone(Model):
             arXiv:1609.05158), which costs next to nothing beside a further block. None: up to full resolution where
             that takes at most `SHARPENED_CHANNELS` channels, else 1.
         dropout: share of the last block's channels dropped while training.
+        finest: stride of the finest map that is joined; segmentation_models_pytorch leaves one of full resolution, which a
+            VGG has, alone (2).
 
     Raises:
         UserError: the backbone's strides are not distinct powers of two, or the decoder would go beyond the image.
@@ -70,6 +72,7 @@ class UNetBackbone(Model):
         decoder_channels: tuple[int, ...] = FAST_DECODER,
         sharpen: int | None = None,
         dropout: float = 0.0,
+        finest: int = 1,
     ) -> None:
         super().__init__()
         self.encoder: Backbone = build_backbone(backbone, in_channels=in_channels, weights=backbone_weights)
@@ -77,7 +80,8 @@ class UNetBackbone(Model):
         strides = self.encoder.strides
         _check_strides(backbone, strides, decoder_channels)
         self.input_multiple = self.input_minimum = strides[-1]
-        skips = dict(zip(strides[:-1], self.encoder.channels[:-1], strict=True))
+        channels = dict(zip(strides[:-1], self.encoder.channels[:-1], strict=True))
+        skips = {stride: width for stride, width in channels.items() if stride >= finest}
         targets = [strides[-1] >> step for step in range(1, len(decoder_channels) + 1)]
         # Which of the backbone's maps each block joins; None where the backbone has none of that resolution.
         self.joins = tuple(strides.index(stride) if stride in skips else None for stride in targets)

@@ -8,9 +8,11 @@ from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import ResizeRule
 from nuriwake.models.backbones import BACKBONES
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published import smp
 from nuriwake.weights.published.base import (
     BLACK_PADDED,
     Config,
+    Notes,
     Published,
     Shapes,
     mmseg_config,
@@ -18,23 +20,25 @@ from nuriwake.weights.published.base import (
     mmseg_preprocessing,
 )
 from nuriwake.weights.published.keys import (
-    SMP_ENCODER,
+    MMSEG_LICENCE,
     Rules,
     left_out_by,
     mmseg_backbone,
     mmseg_in_channels,
+    or_of_others,
     require_resnet,
     rewrite,
-    smp_backbone,
-    smp_in_channels,
-    smp_notes,
-    smp_preprocessing,
 )
 
-MMSEG_LICENCE = "Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own"
 MMSEG_NOTE = (
     "The file does not say its output stride; 8 is taken (mmsegmentation's D8), which is wrong for its D16 files: read these with "
     "--options '{\"output_stride\": 16}'."
+)
+
+_LICENCE = "BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own"
+_FINE_TUNED = (
+    "unknown, that of whoever trained it (torchvision publishes 21 classes of 3 channels); perhaps it began from torchvision's "
+    "weights (BSD-3-Clause)"
 )
 
 _TORCHVISION: Rules = (
@@ -73,13 +77,12 @@ def smp_separable_pyramid(prefix: str) -> Rules:
     )
 
 
-SMP_OUT = {r"classification_head\..+": "classification head: it says which classes an image shows, not where"}
+_SMP_RATES = (12, 24, 36)
 
 _SMP_HEAD: Rules = (
     (r"decoder\.(?:conv|1)\.(\w+)", r"refine.0.\1"),  # numbers in files of smp before 0.5
     (r"decoder\.(?:bn|2)\.(\w+)", r"refine.1.\1"),
     (r"segmentation_head\.0\.(\w+)", r"classify.\1"),
-    *SMP_ENCODER,
 )
 _SMP: Rules = (*smp_pyramid(r"decoder\.(?:aspp|0)"), *_SMP_HEAD)
 _SMP_SEPARABLE: Rules = (*smp_separable_pyramid(r"decoder\.(?:aspp|0)"), *_SMP_HEAD)
@@ -142,16 +145,29 @@ def smp_options(shapes: Shapes, config: Config, *, output_stride: int, logits_st
         )
     return {
         "output_stride": stride,
-        "rates": tuple(config.get("decoder_atrous_rates", (12, 24, 36))),
+        "rates": tuple(config.get("decoder_atrous_rates", _SMP_RATES)),
         "dropout": float(config.get("decoder_aspp_dropout", 0.5)),
         "auxiliary_channels": 0,
         "convention": "smp",
     }
 
 
+def smp_notes(*, output_stride: int, other: int) -> Notes:
+    """The notes of smp's DeepLab files, whose default is `output_stride`."""
+    return smp.notes(
+        encoder_output_stride=smp.Assumed(output_stride, "output_stride", other),
+        decoder_atrous_rates=smp.Assumed(_SMP_RATES, "rates", (6, 12, 18)),
+    )
+
+
 def smp_dilated_backbone(shapes: Shapes, config: Config) -> str:
     """The backbone of an smp file with smp's dilation."""
-    name = smp_backbone(shapes, config)
+    name = smp.backbone(shapes, config)
+    if smp.is_mix_transformer(shapes):
+        raise UserError(
+            f"The encoder of this smp DeepLab file is '{name}', which smp dilates and our Mix Transformer does not; over it, "
+            "smp's other models can be read."
+        )
     return f"{name}_smp" if f"{name}_smp" in BACKBONES else name
 
 
@@ -182,7 +198,7 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
     options = smp_options(shapes, config, output_stride=8, logits_stride=None)
     options |= {"channels": shapes[_smp_join(shapes)][0], "separable": _separable(shapes)}
     name = f"deeplabv3_{smp_dilated_backbone(shapes, config)}"
-    return ModelSpec(name, smp_in_channels(shapes, config), shapes["segmentation_head.0.weight"][0], options)
+    return ModelSpec(name, smp.in_channels(shapes, config), shapes["segmentation_head.0.weight"][0], options)
 
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -224,19 +240,29 @@ def _smp_source(*, separable: bool) -> Published:
         "deeplabv3",
         lambda shapes: _is_smp(shapes) and _separable(shapes) == separable,
         _smp_spec,
-        lambda key: None if left_out_by(SMP_OUT, key) else rewrite(key, rules),
-        SMP_OUT,
-        preprocessing=smp_preprocessing,
-        notes=smp_notes,
+        lambda key: None if left_out_by(smp.OUT, key) else smp.rename(key, rules),
+        smp.OUT,
+        preprocessing=smp.preprocessing,
+        notes=smp_notes(output_stride=8, other=16),
     )
 
 
-def _torchvision_source(*, stale_auxiliary: bool) -> Published:
+def _is_torchvisions_own(shapes: Shapes) -> bool:
+    """Whether torchvision itself publishes files with this number of classes and channels."""
+    first = next((shapes[key] for key in ("backbone.conv1.weight", "backbone.0.0.weight") if key in shapes), (0, 0))
+    return not _stale_auxiliary(shapes) and shapes["classifier.4.weight"][0] == 21 and first[1] == 3
+
+
+def _torchvision_source(*, own: bool, stale_auxiliary: bool = False) -> Published:
     left_out = _STALE_OUT if stale_auxiliary else {}
     return Published(
         "torchvision",
         "deeplabv3",
-        lambda shapes: _is_torchvision(shapes) and _stale_auxiliary(shapes) == stale_auxiliary,
+        lambda shapes: (
+            _is_torchvision(shapes)
+            and _stale_auxiliary(shapes) == stale_auxiliary
+            and _is_torchvisions_own(shapes) == own
+        ),
         _torchvision_spec,
         lambda key: None if left_out_by(left_out, key) else rewrite(key, _TORCHVISION),
         left_out,
@@ -244,13 +270,14 @@ def _torchvision_source(*, stale_auxiliary: bool) -> Published:
             BLACK_PADDED, resize=ResizeRule(shortest=520, interpolation="antialiased", rounding="down")
         ),
         space={21: "voc"},
-        licence="BSD-3-Clause (torchvision); trained on COCO, whose images have terms of their own",
+        licence=or_of_others(_LICENCE) if own else _FINE_TUNED,
     )
 
 
 SOURCES: tuple[Published, ...] = (
-    _torchvision_source(stale_auxiliary=False),
-    _torchvision_source(stale_auxiliary=True),
+    _torchvision_source(own=True),
+    _torchvision_source(own=False),
+    _torchvision_source(own=False, stale_auxiliary=True),
     _smp_source(separable=False),
     _smp_source(separable=True),
     Published(

@@ -1,29 +1,26 @@
 """Published DeepLabV3+ files: segmentation_models_pytorch, mmsegmentation."""
 
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published import smp
 from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_notes, mmseg_preprocessing
 from nuriwake.weights.published.deeplabv3 import (
     MMSEG,
-    MMSEG_LICENCE,
     MMSEG_NOTE,
-    SMP_OUT,
     mmseg_dilated_backbone,
     mmseg_options,
     pool_last,
     smp_dilated_backbone,
+    smp_notes,
     smp_options,
     smp_pyramid,
     smp_separable_pyramid,
 )
 from nuriwake.weights.published.keys import (
-    SMP_ENCODER,
+    MMSEG_LICENCE,
     Rules,
     left_out_by,
     mmseg_in_channels,
     rewrite,
-    smp_in_channels,
-    smp_notes,
-    smp_preprocessing,
 )
 
 _SMP_HEAD: Rules = (
@@ -33,7 +30,6 @@ _SMP_HEAD: Rules = (
     (r"decoder\.block2\.0\.([01])\.(\w+)", r"decoder.0.\1.\2"),
     (r"decoder\.block2\.1\.(\w+)", r"decoder.0.2.\1"),
     (r"segmentation_head\.0\.(\w+)", r"classify.\1"),
-    *SMP_ENCODER,
 )
 _SMP: Rules = (*smp_pyramid(r"decoder\.aspp\.0"), *_SMP_HEAD)
 _SMP_SEPARABLE: Rules = (*smp_separable_pyramid(r"decoder\.aspp\.0"), *_SMP_HEAD)
@@ -60,7 +56,7 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
         "fine_channels": shapes["decoder.block1.0.weight"][0],
     }
     name = f"deeplabv3plus_{smp_dilated_backbone(shapes, config)}"
-    return ModelSpec(name, smp_in_channels(shapes, config), shapes["segmentation_head.0.weight"][0], options)
+    return ModelSpec(name, smp.in_channels(shapes, config), shapes["segmentation_head.0.weight"][0], options)
 
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -92,10 +88,10 @@ def _smp_source(*, separable: bool) -> Published:
         "deeplabv3plus",
         lambda shapes: _is_smp(shapes) and _separable(shapes) == separable,
         _smp_spec,
-        lambda key: None if left_out_by(SMP_OUT, key) else rewrite(key, rules),
-        SMP_OUT,
-        preprocessing=smp_preprocessing,
-        notes=smp_notes,
+        lambda key: None if left_out_by(smp.OUT, key) else smp.rename(key, rules),
+        smp.OUT,
+        preprocessing=smp.preprocessing,
+        notes=smp_notes(output_stride=16, other=8),
     )
 
 

@@ -2,13 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 from nuriwake.core.errors import UserError
-from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.models.backbones.resnet import DEPTHS
-from nuriwake.weights.published.base import IMAGENET, Config, Shapes
+from nuriwake.weights.published.base import Shapes
 
 GROUPED: Mapping[tuple[int, int, int], str] = {
     (50, 128, 4): "resnext50_32x4d",
@@ -84,69 +81,9 @@ def mmseg_in_channels(shapes: Shapes) -> int:
     return shapes[deep if deep in shapes else "backbone.conv1.weight"][1]
 
 
-def smp_in_channels(shapes: Shapes, config: Config) -> int:
-    """How many channels the images of a segmentation_models_pytorch file's encoder have."""
-    for key in ("encoder.conv1.weight", "encoder.features.0.0.weight"):
-        if key in shapes:
-            return shapes[key][1]
-    return int(config.get("in_channels", 3))
+def or_of_others(licence: str) -> str:
+    """`licence` of a source's own files, and what counts for all others of the same arrays: fine-tuned ones look alike."""
+    return f"{licence}; files that others trained have the licence of whoever trained them"
 
 
-def smp_backbone(shapes: Shapes, config: Config, *, depth: int = 5) -> str:
-    """The backbone of a segmentation_models_pytorch file: from `config.json` where there is one, else from the arrays.
-
-    Args:
-        depth: how many of its stages are used; the name is for a model that does not dilate them.
-
-    Raises:
-        UserError: an encoder that we do not have.
-    """
-    if any(key.startswith("encoder.features.18.") for key in shapes):
-        return "mobilenet_v2_1280" if depth == 5 else "mobilenet_v2"
-    name = resnet_name(shapes, "encoder.")
-    if name is not None:
-        return name
-    given = str(config.get("encoder_name", ""))
-    if given.startswith("tu-"):
-        return given.removeprefix("tu-")
-    found = f"'{given}'" if given else "not a ResNet nor MobileNetV2, and there is no config.json to name it"
-    raise UserError(
-        f"The encoder of this segmentation_models_pytorch file is {found}; files with a ResNet, a ResNeXt, MobileNetV2 or "
-        "a timm encoder (tu-..., with its config.json) can be read."
-    )
-
-
-def smp_preprocessing(shapes: Shapes, config: Config) -> Preprocessing:
-    """As smp's `get_preprocessing_params` has it for the encoder in `config.json`: timm's encoders (tu-...) by timm's
-    configuration of their weights, those with torchvision's names by ImageNet's mean and deviation."""
-    known = _timm_normalisation(config)
-    return IMAGENET if known is None else replace(IMAGENET, mean=known[0], deviation=known[1])
-
-
-def smp_notes(config: Config, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """A note where `smp_preprocessing` has nothing to go by."""
-    if _timm_normalisation(config) is not None:
-        return ()
-    return (
-        "The file does not say how images were prepared; of three channels, ImageNet's mean and deviation are taken.",
-    )
-
-
-def _timm_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """(mean, deviation) of RGB scaled to 0..1, as timm registers them for the encoder's weights; None where it has none."""
-    import timm
-
-    name = str(config.get("encoder_name", ""))
-    if not name.startswith("tu-"):
-        return None
-    try:
-        found = timm.get_pretrained_cfg(name.removeprefix("tu-"))
-    except RuntimeError:  # the architecture has no weights of this tag
-        return None
-    if found is None or len(found.mean) != 3 or len(found.std) != 3:
-        return None
-    return tuple(map(float, found.mean)), tuple(map(float, found.std))
-
-
-SMP_ENCODER: Rules = ((r"encoder\.model\.(.+)", r"encoder.body.\1"), (r"(encoder\..+)", r"\1"))
-"""Arrays of segmentation_models_pytorch's encoders: timm's lie in `body`, the others have torchvision's names, as ours."""
+MMSEG_LICENCE = or_of_others("Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own")

@@ -7,6 +7,7 @@ from typing import Any
 from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published import smp
 from nuriwake.weights.published.base import (
     ZERO_PADDED,
     Config,
@@ -17,17 +18,14 @@ from nuriwake.weights.published.base import (
     mmseg_preprocessing,
 )
 from nuriwake.weights.published.keys import (
-    SMP_ENCODER,
+    MMSEG_LICENCE,
     Rules,
     left_out_by,
     mmseg_backbone,
     mmseg_in_channels,
+    or_of_others,
     require_resnet,
     rewrite,
-    smp_backbone,
-    smp_in_channels,
-    smp_notes,
-    smp_preprocessing,
 )
 
 _SEMSEG: Rules = (
@@ -55,13 +53,15 @@ _SMP: Rules = (
     (r"decoder\.psp\.blocks\.(\d+)\.pool\.1\.([01])\.(\w+)", r"pyramid.branches.\1.\2.\3"),
     (r"decoder\.conv\.([01])\.(\w+)", r"bottleneck.\1.\2"),
     (r"segmentation_head\.0\.(\w+)", r"classify.\1"),
-    *SMP_ENCODER,
 )
 
-# Per encoder depth: the stages of a ResNet and of MobileNetV2 that smp keeps in its file without running them.
+_MIT = "(?:patch_embed|block|norm)"
+# Per encoder depth: the stages of a ResNet, of MobileNetV2 and of a Mix Transformer that smp keeps in its file without running them.
 _SMP_UNUSED = {
-    3: {r"encoder\.(layer[34]|features\.([7-9]|1\d))\..+": "the encoder's stages behind stride 8: smp never runs them"},
-    4: {r"encoder\.(layer4|features\.1[4-8])\..+": "the encoder's stage behind stride 16: smp never runs it"},
+    3: {
+        rf"encoder\.(layer[34]|features\.([7-9]|1\d)|{_MIT}[34])\..+": "the encoder's stages behind stride 8: smp never runs them"
+    },
+    4: {rf"encoder\.(layer4|features\.1[4-8]|{_MIT}4)\..+": "the encoder's stage behind stride 16: smp never runs it"},
     5: {},
 }
 
@@ -91,6 +91,7 @@ def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
 
 def _smp_spec(depth: int) -> Callable[[Shapes, Config], ModelSpec]:
     def spec(shapes: Shapes, config: Config) -> ModelSpec:
+        smp.check(config, {}, what="smp PSPNet")
         stride = 1 << int(config.get("encoder_depth", depth))
         if config.get("upsampling", stride) != stride:
             raise UserError(
@@ -98,7 +99,7 @@ def _smp_spec(depth: int) -> Callable[[Shapes, Config], ModelSpec]:
                 f"config.json); only files with upsampling {stride} can be read."
             )
         options = {
-            "backbone": smp_backbone(shapes, config, depth=depth),
+            "backbone": smp.backbone(shapes, config, depth=depth),
             "output_stride": stride,
             "dilate": False,
             "channels": shapes["decoder.conv.0.weight"][0],
@@ -106,7 +107,7 @@ def _smp_spec(depth: int) -> Callable[[Shapes, Config], ModelSpec]:
             "dropout": float(config.get("psp_dropout", 0.2)),
             "convention": "smp",
         }
-        return _spec(smp_in_channels(shapes, config), shapes["segmentation_head.0.weight"][0], options)
+        return _spec(smp.in_channels(shapes, config), shapes["segmentation_head.0.weight"][0], options)
 
     return spec
 
@@ -120,6 +121,8 @@ def _smp_depth(shapes: Shapes) -> int:
     widths |= {
         depth: shapes[key][0] for depth in widths if (key := f"encoder.layer{depth - 1}.0.{norm}.weight") in shapes
     }
+    levels = {depth: f"encoder.patch_embed{depth - 1}.proj.weight" for depth in widths}
+    widths |= {depth: shapes[key][0] for depth, key in levels.items() if key in shapes}
     return next((depth for depth, each in widths.items() if each == width), 3)
 
 
@@ -137,7 +140,7 @@ def _map_first(key: str, array: Any) -> Any:
 
 
 def _smp(depth: int) -> Published:
-    unused = _SMP_UNUSED[depth]
+    unused = _SMP_UNUSED[depth] | smp.OUT
 
     def recognise(shapes: Shapes) -> bool:
         return {"decoder.psp.blocks.0.pool.1.0.weight", "decoder.conv.0.weight"} <= shapes.keys() and (
@@ -145,7 +148,7 @@ def _smp(depth: int) -> Published:
         )
 
     def rename(key: str) -> str | None:
-        return None if left_out_by(unused, key) else rewrite(key, _SMP)
+        return None if left_out_by(unused, key) else smp.rename(key, _SMP)
 
     return Published(
         "smp",
@@ -154,8 +157,8 @@ def _smp(depth: int) -> Published:
         _smp_spec(depth),
         rename,
         unused,
-        smp_preprocessing,
-        notes=smp_notes,
+        smp.preprocessing,
+        notes=smp.notes(),
         transform=_map_first,
     )
 
@@ -181,7 +184,7 @@ SOURCES: tuple[Published, ...] = (
         preprocessing=_semseg_preprocessing,
         tiling=_semseg_tiling,
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
-        licence="MIT (hszhao/semseg); the data sets it was trained on have terms of their own",
+        licence=or_of_others("MIT (hszhao/semseg); the data sets it was trained on have terms of their own"),
         notes=(
             "semseg scores crops with sides of 8k + 1 pixels, 473 (ADE20K, VOC) or 713 (Cityscapes), which are the tiles here.",
         ),
@@ -197,7 +200,7 @@ SOURCES: tuple[Published, ...] = (
         lambda key: rewrite(key, _MMSEG),
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 21: "voc", 150: "ade20k"},
-        licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
+        licence=MMSEG_LICENCE,
         notes=mmseg_notes(
             stride="The file does not say its output stride; 8 is taken (mmsegmentation's D8), which is wrong for its D32 files: "
             "read these with --options '{\"output_stride\": 32}'."

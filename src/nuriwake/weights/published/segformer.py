@@ -13,6 +13,7 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.models.segformer import EXPANSION, HEADS, REDUCTIONS, SIZES
 from nuriwake.models.segformer_names import MitSource, arrange_encoder, encoder_name, encoder_source, reshape_encoder
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published import smp
 from nuriwake.weights.published.base import (
     ZERO_PADDED,
     ClassList,
@@ -23,7 +24,7 @@ from nuriwake.weights.published.base import (
     mmseg_notes,
     mmseg_size,
 )
-from nuriwake.weights.published.keys import smp_notes, smp_preprocessing
+from nuriwake.weights.published.keys import left_out_by
 
 LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 NOTES = (
@@ -129,6 +130,18 @@ def _size(own: dict[str | None, tuple[int, ...]], config: Config) -> tuple[str, 
     return "mit_b0", {"widths": widths, "depths": depths}
 
 
+# What transformers builds otherwise. It reads no `layer_norm_eps`, and `reshape_last_stage` changes no answer.
+_FIELDS: dict[str, Any] = {
+    "num_encoder_blocks": len(HEADS),
+    "num_attention_heads": list(HEADS),
+    "patch_sizes": [7, 3, 3, 3],
+    "strides": [4, 2, 2, 2],
+    "sr_ratios": list(REDUCTIONS),
+    "mlp_ratios": [EXPANSION] * len(HEADS),
+    "hidden_act": "gelu",
+}
+
+
 def _check_encoder(own: dict[str | None, tuple[int, ...]], config: Config) -> None:
     for level, reduction in enumerate(REDUCTIONS):
         width = _array(own, level, "embedding.convolution.weight")[0]
@@ -141,7 +154,7 @@ def _check_encoder(own: dict[str | None, tuple[int, ...]], config: Config) -> No
                 f"Level {level + 1} of this SegFormer has the reduction {kernel} and {hidden} hidden channels for {width}; "
                 f"supported are the published {reduction} and {EXPANSION * width}."
             )
-    for field, expected in (("num_attention_heads", list(HEADS)), ("hidden_act", "gelu")):
+    for field, expected in _FIELDS.items():
         if config.get(field, expected) != expected:
             raise UserError(f"config.json: {field} of a SegFormer is {expected}, found {config[field]}.")
 
@@ -193,21 +206,48 @@ def _transformers(names: MitSource, head: dict[str, str]) -> Published:
     )
 
 
+def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
+    smp.check(config, {"encoder_depth": 5}, what="smp Segformer")
+    levels = sum(key.startswith("decoder.mlp_stage.") and key.endswith(".linear.weight") for key in shapes)
+    name = smp.backbone(shapes, config)
+    if levels != len(HEADS):
+        raise UserError(
+            f"This smp Segformer joins {levels} maps of its encoder '{name}', among them one at stride 2; those over encoders "
+            "that begin at stride 4 (mit_b..., and timm's transformers) can be read."
+        )
+    options = {"aligned_upsampling": int(config.get("upsampling", 4))}
+    if smp.is_mix_transformer(shapes):
+        return _spec("original", _SMP, {**options, "encoder": _ORIGINAL_EPSILON})(shapes, config)
+    channels, classes = shapes["decoder.fuse_stage.0.weight"][0], shapes["segmentation_head.0.weight"][0]
+    return ModelSpec(f"segformer_{name}", smp.in_channels(shapes, config), classes, {"channels": channels, **options})
+
+
+def _smp(*, mix_transformer: bool) -> Published:
+    """smp's files, recognised by their head; NVIDIA's licence is for Mix Transformers."""
+    noted = smp.notes(upsampling=smp.Assumed(4, "aligned_upsampling", 1))
+    return Published(
+        "smp",
+        "segformer",
+        lambda shapes: (
+            {"decoder.mlp_stage.0.linear.weight", "decoder.fuse_stage.0.weight"} <= shapes.keys()
+            and smp.is_mix_transformer(shapes) == mix_transformer
+        ),
+        _smp_spec,
+        lambda key: None if left_out_by(smp.OUT, key) else smp.rename(key, tuple(_SMP.items())),
+        smp.OUT,
+        preprocessing=smp.preprocessing,
+        space=_SPACE,
+        licence=LICENCE if mix_transformer else "",
+        notes=(lambda config, options: (*NOTES, *noted(config, options))) if mix_transformer else noted,
+        transform=_transform,
+    )
+
+
 SOURCES: tuple[Published, ...] = (
     _transformers("transformers", _TRANSFORMERS),
     _transformers("transformers_5", _TRANSFORMERS_5),
-    Published(
-        "smp",
-        "segformer",
-        _recognise("original", _SMP),
-        _spec("original", _SMP, {"aligned_upsampling": 4, "encoder": _ORIGINAL_EPSILON}),
-        _rename("original", _SMP, {}),
-        preprocessing=smp_preprocessing,
-        space=_SPACE,
-        licence=LICENCE,
-        notes=lambda config, options: (*NOTES, *smp_notes(config, options)),
-        transform=_transform,
-    ),
+    _smp(mix_transformer=True),
+    _smp(mix_transformer=False),
     Published(
         "mmseg",
         "segformer",

@@ -2,19 +2,15 @@
 
 from nuriwake.core.errors import UserError
 from nuriwake.weights.bundle import ModelSpec
-from nuriwake.weights.published import detectron2
+from nuriwake.weights.published import detectron2, smp
 from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_config, mmseg_notes, mmseg_preprocessing
 from nuriwake.weights.published.keys import (
-    SMP_ENCODER,
+    MMSEG_LICENCE,
     Rules,
     left_out_by,
     mmseg_backbone,
     mmseg_in_channels,
     rewrite,
-    smp_backbone,
-    smp_in_channels,
-    smp_notes,
-    smp_preprocessing,
 )
 
 _MMSEG: Rules = (
@@ -40,7 +36,6 @@ _SMP: Rules = (
         for level in range(4)
     ),
     (r"segmentation_head\.0\.(\w+)", r"head.classify.\1"),
-    *SMP_ENCODER,
 )
 _MMSEG_OUT = {r"auxiliary_head\..+": "auxiliary head: only training runs it"}
 
@@ -80,12 +75,7 @@ def _detectron2_key(key: str) -> str | None:
 
 
 def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
-    expected = {"encoder_depth": 5, "decoder_interpolation": "nearest", "upsampling": 4}
-    for field, value in expected.items():
-        if config.get(field, value) != value:
-            raise UserError(
-                f"This smp FPN was built with {field}={config[field]!r} (its config.json); only {value!r} can be read."
-            )
+    smp.check(config, {"encoder_depth": 5, "decoder_interpolation": "nearest", "upsampling": 4}, what="smp FPN")
     classes, merged = shapes["segmentation_head.0.weight"][:2]
     channels = shapes["decoder.seg_blocks.0.block.0.block.0.weight"][0]
     options = {
@@ -96,7 +86,7 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
         "align_corners": True,
         "dropout": float(config.get("decoder_dropout", 0.2)),
     }
-    return ModelSpec(f"semantic_fpn_{smp_backbone(shapes, config)}", smp_in_channels(shapes, config), classes, options)
+    return ModelSpec(f"semantic_fpn_{smp.backbone(shapes, config)}", smp.in_channels(shapes, config), classes, options)
 
 
 def _detectron2_recognise(shapes: Shapes) -> bool:
@@ -131,7 +121,7 @@ SOURCES: tuple[Published, ...] = (
         _MMSEG_OUT,
         preprocessing=mmseg_preprocessing("decode_head.conv_seg.weight"),
         space={19: "cityscapes", 150: "ade20k"},
-        licence="Apache-2.0 (mmsegmentation); the data sets it was trained on have terms of their own",
+        licence=MMSEG_LICENCE,
         notes=mmseg_notes(aligns=True),
     ),
     Published(
@@ -139,8 +129,9 @@ SOURCES: tuple[Published, ...] = (
         "semantic_fpn",
         lambda shapes: {"decoder.p5.weight", "decoder.seg_blocks.0.block.0.block.0.weight"} <= shapes.keys(),
         _smp_spec,
-        lambda key: rewrite(key, _SMP),
-        preprocessing=smp_preprocessing,
-        notes=smp_notes,
+        lambda key: None if left_out_by(smp.OUT, key) else smp.rename(key, _SMP),
+        smp.OUT,
+        preprocessing=smp.preprocessing,
+        notes=smp.notes(decoder_interpolation=smp.Assumed("nearest")),
     ),
 )

@@ -7,16 +7,13 @@ from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.models.unet import textbook_name
 from nuriwake.models.unet_backbone import smp_name
 from nuriwake.weights.bundle import ModelSpec
+from nuriwake.weights.published import smp
 from nuriwake.weights.published.base import Config, Published, Shapes, mmseg_notes, mmseg_preprocessing
-from nuriwake.weights.published.deeplabv3 import MMSEG_LICENCE, SMP_OUT
 from nuriwake.weights.published.keys import (
+    MMSEG_LICENCE,
     Rules,
     left_out_by,
     rewrite,
-    smp_backbone,
-    smp_in_channels,
-    smp_notes,
-    smp_preprocessing,
 )
 
 _TEXTBOOK_OUT = {"mask_values": "a list of the values in the training masks, no array"}
@@ -76,21 +73,19 @@ def _smp_spec(shapes: Shapes, config: Config) -> ModelSpec:
             f"This smp U-Net has {blocks} decoder blocks (encoder_depth {config.get('encoder_depth', blocks)}); files with "
             "encoder_depth 5 can be read."
         )
-    if config.get("decoder_interpolation", "nearest") != "nearest":
-        raise UserError(
-            f"This smp U-Net was built with decoder_interpolation={config['decoder_interpolation']!r} (its config.json); "
-            "only 'nearest' can be read."
-        )
+    smp.check(config, {"decoder_interpolation": "nearest", "decoder_attention_type": None}, what="smp U-Net")
     channels = tuple(shapes[f"decoder.blocks.{block}.conv1.0.weight"][0] for block in range(blocks))
     classes = shapes["segmentation_head.0.weight"][0]
-    name = f"unet_{smp_backbone(shapes, config)}"
-    return ModelSpec(name, smp_in_channels(shapes, config), classes, {"decoder_channels": channels})
+    name = f"unet_{smp.backbone(shapes, config)}"
+    # smp leaves a map at full resolution (timm's VGG) alone.
+    options = {"decoder_channels": channels, **({"finest": 2} if smp.is_timm(shapes) else {})}
+    return ModelSpec(name, smp.in_channels(shapes, config), classes, options)
 
 
 def _smp_rename(key: str) -> str | None:
-    if left_out_by(SMP_OUT, key):
+    if left_out_by(smp.OUT, key):
         return None
-    return re.sub(r"^encoder\.model\.", "encoder.body.", smp_name(key) or key)
+    return smp.rename(key, ()) if key.startswith("encoder.") else smp_name(key) or key
 
 
 def _mmseg_spec(shapes: Shapes, config: Config) -> ModelSpec:
@@ -171,7 +166,16 @@ SOURCES: tuple[Published, ...] = (
             "Such files do not say how images were prepared; RGB divided by 255 is taken, as the widespread programs do.",
         ),
     ),
-    Published("smp", "unet", _is_smp, _smp_spec, _smp_rename, SMP_OUT, smp_preprocessing, notes=smp_notes),
+    Published(
+        "smp",
+        "unet",
+        _is_smp,
+        _smp_spec,
+        _smp_rename,
+        smp.OUT,
+        smp.preprocessing,
+        notes=smp.notes(decoder_interpolation=smp.Assumed("nearest")),
+    ),
     *(_mmseg(depth) for depth in (2, 3, 4, 5)),
 )
 """U-Nets: textbook (also milesial's), smp over a backbone, and mmsegmentation's own."""
