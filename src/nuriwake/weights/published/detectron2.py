@@ -9,9 +9,9 @@ from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.models.backbones.resnet import detectron2_name
 from nuriwake.models.region_settings import RegionSettings
 from nuriwake.weights.published.base import Config, Shapes
-from nuriwake.weights.published.keys import Rules, left_out_by, require_resnet
+from nuriwake.weights.published.keys import Rules, left_out_by, or_of_others, require_resnet
 
-LICENCE = "CC BY-SA 3.0 (Detectron2 model zoo)"
+LICENCE = or_of_others("CC BY-SA 3.0 (Detectron2 model zoo)")
 
 LEFT_OUT = {
     r"pixel_(mean|std)": "what preprocessing subtracts and divides by, kept there",

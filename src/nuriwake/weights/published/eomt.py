@@ -13,6 +13,7 @@ from nuriwake.models.backbones.vit import SIZES
 from nuriwake.models.backbones.vit_names import as_grid, join_projections, vit_name
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published.base import ClassList, Config, Published, Shapes, Source
+from nuriwake.weights.published.keys import or_of_others
 
 LICENCE = "MIT (TU Eindhoven; trained from DINOv2's weights, Apache-2.0)"
 NOTES = ("A model of queries answers every task (predict --task), best the one it was trained for.",)
@@ -156,7 +157,7 @@ def _published(source: Source, head: dict[str, str], encoder: str, task: str) ->
         _LEFT_OUT,
         preprocessing=_preprocessing(rename, task),
         space=_SPACE,
-        licence=LICENCE,
+        licence=or_of_others(LICENCE),
         notes=NOTES,
         transform=_transform,
         arrange=_arrange,

@@ -13,7 +13,7 @@ from nuriwake.models.mask2former import EXPANSION, HEAD_CHANNELS, PIXEL_EXPANSIO
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published.base import ClassList, Config, Published, Shapes, Source
 from nuriwake.weights.published.detectron2 import value_of
-from nuriwake.weights.published.keys import Rules, left_out_by, require_resnet, rewrite
+from nuriwake.weights.published.keys import Rules, left_out_by, or_of_others, require_resnet, rewrite
 
 LICENCE = "CC BY-NC 4.0 (Mask2Former model zoo, Meta): no commercial use"
 NOTES = (
@@ -337,7 +337,7 @@ def _published(source: Source, rename: Callable[[str], str | None], task: str) -
         _LEFT_OUT,
         preprocessing=_preprocessing(rename, task, stretched=source == "transformers"),
         space=_SPACE,
-        licence=LICENCE,
+        licence=or_of_others(LICENCE),
         notes=NOTES,
         arrange=_arrange,
         task=task,

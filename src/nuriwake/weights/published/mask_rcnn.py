@@ -12,7 +12,7 @@ from nuriwake.models.region_settings import RegionSettings
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published import detectron2
 from nuriwake.weights.published.base import Config, Published, Shapes
-from nuriwake.weights.published.keys import Rules, require_resnet, rewrite
+from nuriwake.weights.published.keys import Rules, or_of_others, require_resnet, rewrite
 
 _TORCHVISION: Rules = (
     *(
@@ -139,7 +139,9 @@ SOURCES: tuple[Published, ...] = (
         _torchvision_key,
         preprocessing=Preprocessing(resize=_RESIZE, padding="zero"),
         space={80: "coco"},
-        licence="BSD-3-Clause (torchvision); COCO's photographs, which it was trained on, have terms of their own",
+        licence=or_of_others(
+            "BSD-3-Clause (torchvision); COCO's photographs, which it was trained on, have terms of their own"
+        ),
         notes=(
             "The order of classes became ours: background last; its boxes and masks, which nothing reads, are left out. Of "
             "91 outputs, COCO's 80 classes are answered; the numbers without a class take part in the softmax alone.",

@@ -6,7 +6,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published.base import Config, Published, Shapes
-from nuriwake.weights.published.keys import Rules, require_resnet, rewrite
+from nuriwake.weights.published.keys import Rules, or_of_others, require_resnet, rewrite
 
 _RULES: Rules = (
     (r"neck\.lateral_convs\.(\d)\.conv\.(\w+)", r"pyramid.lateral.\1.\2"),
@@ -73,7 +73,7 @@ SOURCES: tuple[Published, ...] = (
         lambda key: rewrite(key, _RULES),
         preprocessing=_preprocessing,
         space={80: "coco"},
-        licence="Apache-2.0 (mmdetection); trained on COCO, whose images have terms of their own",
+        licence=or_of_others("Apache-2.0 (mmdetection); trained on COCO, whose images have terms of their own"),
         task="instance",
     ),
 )

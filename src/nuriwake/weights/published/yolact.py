@@ -4,7 +4,7 @@ from nuriwake.core.errors import UserError
 from nuriwake.inference.preprocessing import Preprocessing, ResizeRule
 from nuriwake.weights.bundle import ModelSpec
 from nuriwake.weights.published.base import Config, Published, Shapes
-from nuriwake.weights.published.keys import Rules, left_out_by, require_resnet, rewrite
+from nuriwake.weights.published.keys import Rules, left_out_by, or_of_others, require_resnet, rewrite
 
 # The authors count the pyramid's convolutions from the deepest map, we from the finest.
 _RULES: Rules = (
@@ -76,7 +76,9 @@ SOURCES: tuple[Published, ...] = (
         _OUT,
         preprocessing=PREPROCESSING,
         space={80: "coco", 20: "voc"},
-        licence="MIT (YOLACT's authors); COCO's photographs, which it was trained on, have terms of their own",
+        licence=or_of_others(
+            "MIT (YOLACT's authors); COCO's photographs, which it was trained on, have terms of their own"
+        ),
         notes=(
             "The file does not say its priors and its size: those of the authors' models for 550x550 pixels are taken "
             "(with 20 classes of their Pascal model). Their models for 400 and 700 pixels want that size in the "
