@@ -173,7 +173,7 @@ def test_what_is_recommended_is_built_and_timed_and_its_command_is_one(shapes, l
     assert second.weights == "none is published"
     words = shlex.split(first.command)
     assert words[:3] == ["nuriwake", "train", str(shapes)]
-    assert words[-4:] == ["--model.backbone-weights", "pretrained", "--budget", "60m"]
+    assert words[-6:] == ["--model.backbone-weights", "pretrained", "--device", "cpu", "--budget", "60m"]
     assert "--model.backbone-weights" not in second.command
     assert "--data.format" not in words
     assert run(["recommend", str(shapes), "--format", "mask_foldr"]) == 2
