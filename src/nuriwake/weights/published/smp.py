@@ -2,6 +2,7 @@
 the `config.json` beside them our models can follow."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ _FIRST = ("encoder.conv1.weight", "encoder.features.0.0.weight", "encoder.patch_
 _READABLE = (
     "a ResNet, a ResNeXt, MobileNetV2, a Mix Transformer (mit_b...) or a timm encoder (tu-..., with its config.json)"
 )
+
+_OTHERS = ("se_", "senet", "timm-", "dpn", "vgg", "densenet", "inception", "efficientnet", "xception", "mobileone")
+"""Beginnings of the names of smp's other encoders, some of whose arrays are called as those of a ResNet or MobileNetV2."""
 
 # smp builds these from timm's models of another name (encoders/__init__.py).
 _RENAMED = {
@@ -81,7 +85,7 @@ def is_timm(shapes: Shapes) -> bool:
 
 def is_mix_transformer(shapes: Shapes) -> bool:
     """Whether the encoder is SegFormer's."""
-    return "encoder.patch_embed1.proj.weight" in shapes
+    return any(re.match(r"encoder\.(patch_embed|block)[1-4]\.", key) for key in shapes)
 
 
 def backbone(shapes: Shapes, config: Config, *, depth: int = 5) -> str:
@@ -96,9 +100,9 @@ def backbone(shapes: Shapes, config: Config, *, depth: int = 5) -> str:
     _check_encoder(config)
     given = str(config.get("encoder_name", ""))
     timm = _timm_name(given) if is_timm(shapes) or given.startswith("tu-") else None
-    name = timm or _own_name(shapes, depth)
-    # The names of other encoders' arrays are partly the same: what config.json says comes first.
-    if name is not None and (not given or timm or name.startswith(given)):
+    # Where arrays of a known encoder are missing its name in config.json will do, so that strict fitting names them.
+    name = timm or _own_name(shapes, depth) or (given if given in BACKBONES and not is_timm(shapes) else None)
+    if name is not None and (timm or not given.startswith(_OTHERS)):
         return name
     found = f"'{given}'" if given else "none of these, or one of timm's, and there is no config.json to name it"
     raise UserError(
@@ -107,20 +111,25 @@ def backbone(shapes: Shapes, config: Config, *, depth: int = 5) -> str:
 
 
 def _own_name(shapes: Shapes, depth: int) -> str | None:
-    if shapes.get("encoder.features.18.0.weight") == (1280, 320, 1, 1):
+    if any(key.startswith("encoder.features.18.") for key in shapes):
         return "mobilenet_v2_1280" if depth == 5 else "mobilenet_v2"
     if is_mix_transformer(shapes):
         return _mix_transformer(shapes)
-    return resnet_name(shapes, "encoder.") if "encoder.conv1.weight" in shapes else None
+    return resnet_name(shapes, "encoder.")
 
 
 def _mix_transformer(shapes: Shapes) -> str | None:
+    """The most alike of `SIZES`, so that a file that lacks an array is told by the others."""
     levels = range(1, 5)
     widths = tuple(shapes.get(f"encoder.patch_embed{level}.proj.weight", (0,))[0] for level in levels)
-    depths = tuple(
-        sum(f"encoder.block{level}.{block}.norm1.weight" in shapes for block in range(64)) for level in levels
-    )
-    return next((name for name, size in SIZES.items() if size == (widths, depths)), None)
+    blocks = [(re.match(rf"encoder\.block{level}\.(\d+)\.", key) for key in shapes) for level in levels]
+    depths = tuple(len({found[1] for found in level if found}) for level in blocks)
+
+    def alike(name: str) -> int:
+        return sum(a == b for a, b in zip((*SIZES[name][0], *SIZES[name][1]), (*widths, *depths), strict=True))
+
+    name = max(SIZES, key=alike)
+    return name if alike(name) >= len(levels) + 2 else None
 
 
 def _timm_name(given: str) -> str | None:
