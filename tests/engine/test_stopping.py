@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 
-import cv2
 import pytest
 import torch
 
@@ -14,6 +13,7 @@ import nuriwake.engine.setup as setup
 import nuriwake.engine.train as loop
 from nuriwake.api import train_config
 from nuriwake.core.errors import UserError
+from nuriwake.data.parallel import forking
 from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.interrupts import Interrupted
 from nuriwake.engine.lock import Lock
@@ -45,12 +45,14 @@ def _train_and_signal_the_group(config) -> None:
 
 
 def test_sigterm_to_all_processes_saves_and_leaves(tiny_config):
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # threads do not survive a fork
+    torch.set_num_threads(1)  # threads do not survive a fork
     config = tiny_config({"steps": 12, "data.workers": 1})
     process = FORK.Process(target=_train_and_signal_the_group, args=(config,))
-    process.start()
+    with forking():
+        process.start()
     process.join(120)
+    if process.is_alive():
+        process.kill()
     assert process.exitcode == 128 + signal.SIGTERM
     assert read_torch(Run(config.out).last, torch.device("cpu"))["position"]["step"] == 6
     assert train(config, resume=True).finished

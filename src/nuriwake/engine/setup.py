@@ -57,7 +57,7 @@ from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.catalogue import entry_constructor, resolve_model
 from nuriwake.tasks import LossSettings, Task, get_task
-from nuriwake.weights.licence import weights_licence
+from nuriwake.weights.licence import ask_consent, weights_licence
 
 Report = Callable[[str], None]
 PREDICTOR_PRECISION: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -292,6 +292,8 @@ def _checked_config(config: RunConfig, *, resume: bool) -> RunConfig:
 def _model(config: RunConfig, data: DataSet, *, resume: bool, accept_license: bool) -> Model:
     # A checkpoint holds all weights: those of the backbone, whose file may be gone by now, are not read again.
     begun = resume and Run(config.out).last.is_file()
+    if begun:  # but whoever goes on is asked for consent to their licence as whoever began
+        ask_consent(config.model.name, config.model.backbone_weights, accept_license=accept_license)
     model = build_model(
         config.model.name,
         in_channels=data.channels,

@@ -5,6 +5,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from nuriwake.models.backbones import BACKBONES
+from nuriwake.models.backbones.consent import forbidding_licence, require_consent
+from nuriwake.models.backbones.weights import is_name
 from nuriwake.models.catalogue import resolve_model
 
 
@@ -25,6 +27,21 @@ def weights_licence(model: str, weights: str | None) -> str:
     if published is not None and licence and _is_published(weights, published):
         return f"backbone weights: {licence}"
     return f"unknown: {weights if weights == 'pretrained' else PurePosixPath(weights).name}"
+
+
+def ask_consent(model: str, weights: str | None, *, accept_license: bool) -> None:
+    """Refuse without consent what `build_model` would refuse of these weights, and read nothing.
+
+    Raises:
+        UserError: the weights are named, their licence forbids commercial use, and that is not accepted.
+    """
+    backbone = resolve_model(model).backbone or ""
+    source = _published(backbone)[0] if weights == "pretrained" else weights
+    if source is None or Path(source).is_file() or not is_name(source):
+        return
+    terms = forbidding_licence(source, backbone)
+    if terms is not None:
+        require_consent(source, terms, accept_license=accept_license)
 
 
 def _published(backbone: str) -> tuple[str | None, str | None]:

@@ -36,10 +36,7 @@ def weights_file(weights: str | Path, *, published: str | None, who: str, accept
         if published is None:
             raise UserError(f"No weights are published for '{who}'; give a file ({', '.join(SUFFIXES)}) or none.")
         text = published
-    address = text.startswith(("https://", "http://"))
-    if not address and (
-        isinstance(weights, Path) or text.endswith(SUFFIXES) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text)
-    ):
+    if isinstance(weights, Path) or not is_name(text):
         raise UserError(
             f"There is no file '{text}' with weights for the backbone '{who}'; give the path of a file "
             f"({', '.join(SUFFIXES)}), 'pretrained', an https address or a Hugging Face id 'owner/name'."
@@ -47,7 +44,17 @@ def weights_file(weights: str | Path, *, published: str | None, who: str, accept
     terms = forbidding_licence(text, who)
     if terms is not None:
         require_consent(text, terms, accept_license=accept_license)
-    return _fetch_address(text, who) if address else _fetch_hub(text, who)
+    return _fetch_address(text, who) if _is_address(text) else _fetch_hub(text, who)
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is an https address or a Hugging Face id, and not the path of a file."""
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith(SUFFIXES)
+    return _is_address(text) or bool(hub)
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("https://", "http://"))
 
 
 def load_backbone(backbone: Backbone, state: dict[str, Tensor], *, file: Path, who: str) -> None:
