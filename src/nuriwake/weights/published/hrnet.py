@@ -18,6 +18,7 @@ from nuriwake.weights.published.base import (
     mmseg_notes,
     mmseg_preprocessing,
 )
+from nuriwake.weights.published.keys import or_of_others
 
 _BACKBONE = re.compile(r"(conv[12]|bn[12]|layer1|transition[1-3]|stage[2-4])\..+")
 
@@ -205,7 +206,9 @@ def _has(*keys: str, without: tuple[str, ...] = ()) -> Callable[[Shapes], bool]:
 
 
 _STAGE = "stage4.0.branches.3.0.conv1.weight"
-_LICENCE = "{code} by its authors; the data it was trained on may bind as well (Cityscapes: no commercial use; ADE20K: research)"
+_LICENCE = or_of_others(
+    "{code} by its authors; the data it was trained on may bind as well (Cityscapes: no commercial use; ADE20K: research)"
+)
 _HRNET_CORNERS = (
     "Read with half-pixel centres, as the repository's plain HRNet enlarges its maps; a file trained with "
     "MODEL.ALIGN_CORNERS: True, which no file says, needs --options '{\"align_corners\": true}'."
