@@ -75,10 +75,12 @@ def earlier_predictions(
 def _read(path: Path, empty: Any) -> Any:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):  # one that is ours
-            _ = [entry["labels"][0] for entry in found["images"]]
+        if isinstance(found, dict):
+            _ = [Path(name) for entry in found["images"] for name in (entry["labels"][0], *entry["labels"])]
+        else:
+            _ = [row["image_id"] for row in found]
         if type(found) is type(empty):
             return found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         pass
     raise UserError(f"{path}: this file of earlier predictions is damaged; choose another folder with --out.")
