@@ -135,8 +135,16 @@ class Contender:
     run: Callable[[], Any]
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "panoptic_fpn": {"things": list(range(11))},
+    # As smp builds it, without the pyramid's 3x3 convolutions, so that both sides compute the same.
+    "semantic_fpn": {"smooth": False, "align_corners": True},
+}
+"""Beginning of a name -> options of ours."""
+
+
 def ours(name: str) -> nn.Module:
-    options = {"things": list(range(11))} if name.startswith("panoptic_fpn") else None
+    options = next((found for beginning, found in OPTIONS.items() if name.startswith(beginning)), None)
     return build_model(name, in_channels=3, classes=CLASSES, options=options)
 
 
