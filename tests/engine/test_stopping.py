@@ -12,7 +12,7 @@ import torch
 import nuriwake.engine.setup as setup
 import nuriwake.engine.train as loop
 from nuriwake.api import train_config
-from nuriwake.core.errors import UserError
+from nuriwake.core.errors import RunError, UserError
 from nuriwake.data.parallel import forking
 from nuriwake.engine.checkpoint import read_torch
 from nuriwake.engine.interrupts import Interrupted
@@ -143,3 +143,18 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(tiny_config):
     setup.check_budget(Plan(budget=10.0), 2.0)
     with pytest.raises(UserError, match="10 s were allowed, and preparing took 10 s"):
         setup.check_budget(Plan(budget=10.0), 9.6)
+
+
+def test_a_full_disk_on_resume_is_one_sentence(tiny_config, monkeypatch):
+    config = tiny_config()
+    run = train(config)
+    (run.folder / "evaluation.json").unlink()
+    before = (run.folder / "config.yaml").read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nuriwake.engine.run.write_text", full)
+    with pytest.raises(RunError, match=r"config\.yaml cannot be written .*is the disk full"):
+        train(tiny_config({"data.workers": 0, "data.cache_mib": 9}), resume=True)
+    assert (run.folder / "config.yaml").read_bytes() == before

@@ -1,6 +1,7 @@
 """One process at a time works on a run folder."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -51,9 +52,9 @@ class Lock:
             ) from error
         except OSError:  # a file system without locks
             return
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        with suppress(OSError):  # of a full disk: the number is only for the message above
+            self._file.truncate(0)
+            os.write(self._file.fileno(), str(os.getpid()).encode())
 
     def release(self) -> None:
         """Let another process have it."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nuriwake.core.errors import UserError
+from nuriwake.core.errors import RunError, UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
 from nuriwake.core.serial import from_plain, to_plain
@@ -247,7 +247,12 @@ def _go_on(lock: Lock, job: Job) -> None:
     lock.take()
     sweep(job.run)
     if job.run.config != job.config:
-        keep_config(job.config)
+        try:
+            keep_config(job.config)
+        except OSError as error:
+            raise RunError(
+                f"{job.run.folder}: config.yaml cannot be written ({error.strerror}); is the disk full?"
+            ) from error
 
 
 def _worth_knowing(config: RunConfig, team: Team, model: Model) -> Iterator[str]:
