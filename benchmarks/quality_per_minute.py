@@ -97,9 +97,8 @@ def take_turns(contenders: list[Contender], seconds: float) -> None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     contender.process.wait(seconds or None)
                 contender.stop()
-        for contender in contenders:
-            if contender.process.returncode:
-                raise SystemExit(f"{contender.role} failed with exit code {contender.process.returncode}")
+                if contender.process.returncode:
+                    raise SystemExit(f"{contender.role} failed with exit code {contender.process.returncode}")
     finally:
         for contender in contenders:
             contender.end()
@@ -110,6 +109,8 @@ def describe(name: str, root: Path, folder: Path) -> Path:
     import yaml
 
     plain: dict = {"root": str((root / name).resolve())}
+    if name == "nuclei":
+        plain["threshold"] = 1  # its masks hold the number of each nucleus: all are foreground here
     if name != "camvid":
         names = sorted(path.stem for path in (root / name / "images").iterdir())
         train = [image for index, image in enumerate(names) if index % 5]
