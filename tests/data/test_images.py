@@ -225,6 +225,21 @@ def test_masks_give_raw_values(tmp_path, rng):
     assert read_mask(tmp_path / "rgb.png").shape == (9, 11, 3)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.gif"])
+@pytest.mark.parametrize("pillow_limit", [60, 30], ids=["where Pillow warns", "where Pillow refuses"])
+def test_the_limit_of_pixels_of_a_palette_mask_is_ours(tmp_path, monkeypatch, recwarn, rng, name, pillow_limit):
+    indices = rng.integers(0, 4, (9, 11), dtype=np.uint8)
+    palette = Image.fromarray(indices)
+    palette.putpalette([7, 8, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    palette.save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
+    assert image_header(tmp_path / name).size == (9, 11)
+    np.testing.assert_array_equal(read_mask(tmp_path / name), indices)
+    assert not recwarn.list
+    with pytest.raises(UserError, match="the limit is 0 million"):
+        read_mask(tmp_path / name, limit=98)
+
+
 def grey_png(path: Path, values: np.ndarray, bits: int):
     """A grey PNG of 2 or 4 bits per pixel, written by hand: our encoders write 8."""
     rows = b""

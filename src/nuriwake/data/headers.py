@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from PIL import Image
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, PngImagePlugin
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import Size
@@ -25,6 +25,13 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".
 
 Buffer = bytes | mmap.mmap
 _PNG = b"\x89PNG\r\n\x1a\n"
+_WITHOUT_LIMIT: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (_PNG, PngImagePlugin.PngImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"GIF8", GifImagePlugin.GifImageFile),
+)
+"""What a file of indices into a palette begins with, and what of Pillow opens it whatever its size."""
+
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -107,6 +114,20 @@ def refuse_pixels(path: Path, size: Size, limit: int) -> None:
             f"{path}: the image declares {height:,}x{width:,} = {height * width / 1e6:,.0f} million pixels, the limit is "
             f"{limit / 1e6:,.0f} million; cut it into tiles of at most that size, each its own file{how}."
         )
+
+
+def open_pillow(file: BinaryIO) -> Image.Image:
+    """`file` opened by Pillow, at its start; not by `Image.open`, whose limit of pixels is lower than ours, where that goes.
+
+    Raises:
+        Exception: whatever Pillow raises of what it cannot read.
+    """
+    start = file.read(len(_PNG))
+    file.seek(0)
+    for mark, opener in _WITHOUT_LIMIT:
+        if start.startswith(mark):
+            return opener(file)
+    return Image.open(file)
 
 
 def _turned(size: Size, orientation: int) -> Size:
@@ -216,7 +237,7 @@ def _other(data: Buffer, path: Path) -> ImageHeader:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by our caller
-            with Image.open(path) as image:
+            with path.open("rb") as file, open_pillow(file) as image:
                 width, height = image.size
                 mode, orientation = image.mode, int(image.getexif().get(274, 1))
     except Image.DecompressionBombError as error:

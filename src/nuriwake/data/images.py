@@ -7,10 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from nuriwake.core.errors import UserError
-from nuriwake.data.headers import MAX_PIXELS, ImageHeader, image_header, jpeg_scan_start
+from nuriwake.data.headers import MAX_PIXELS, ImageHeader, image_header, jpeg_scan_start, open_pillow
 from nuriwake.data.nifti_address import slice_address
 from nuriwake.data.tiff import read_palette_tiff, read_tiff
 
@@ -150,7 +149,7 @@ def _indices(data: bytes, path: Path, header: ImageHeader) -> np.ndarray:
     """Palette indices, or grey of fewer than 8 bits unscaled: Pillow keeps both, OpenCV does not."""
     _check_whole(data, path, header)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_pillow(io.BytesIO(data)) as image:
             array = np.asarray(image).astype(np.uint8)
     except Exception as error:  # Pillow raises whatever its decoders raise
         raise UserError(f"{path}: the mask cannot be decoded ({error}); copy or download it again.") from error
