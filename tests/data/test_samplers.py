@@ -1,5 +1,6 @@
 """Splits, samplers, weights: determinism, exact counts and shares."""
 
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
 from nuriwake.data.samplers import ANYWHERE, EpochSampler, FocusPlan, random_pixel
@@ -135,6 +137,50 @@ def test_a_random_pixel_shows_the_class_each_equally_often(exclusive):
         random_pixel(Sample(whole.image, SemanticMap(target.labels * 0, space), name="x"), 1, rng)
     with pytest.raises(UserError, match="without a mask"):
         random_pixel(Sample(whole.image, name="x"), 1, rng)
+
+
+def large(kind):
+    """A map of 18 Mpx with the class 1 in the last third of it."""
+    labels = np.zeros((6000, 3000), np.uint8)
+    labels[4000:] = 1
+    if kind == "panoptic":
+        return Panoptic(labels + np.int32(1), np.array([1, 2], np.int32), np.array([0, 1], np.int32), BINARY)
+    return SemanticMap(labels, BINARY)
+
+
+@pytest.mark.parametrize("kind", ["semantic", "panoptic"])
+def test_a_random_pixel_of_a_large_map_takes_little_memory(kind):
+    target, rng = large(kind), np.random.default_rng(0)
+    whole = Sample(np.zeros((6000, 3000, 1), np.uint8), target, name="x")
+    tracemalloc.start()
+    rows, columns = np.array([random_pixel(whole, 1, rng) for _ in range(5)]).T
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6000 * 3000
+    assert rows.min() >= 4000
+    assert len(set(columns.tolist())) > 1
+
+
+def test_a_random_pixel_of_any_band_comes_equally_often():
+    ids = np.zeros((600, 3), np.int32)
+    places = [(0, 0), (0, 2), (255, 1), (256, 0), (599, 2)]
+    for row, column in places:
+        ids[row, column] = 4 + (row > 255)
+    space = LabelSpace(("sky", "cell"), things=(False, True))
+    target = Panoptic(ids, np.array([4, 5], np.int32), np.array([1, 1], np.int32), space)
+    whole, rng = Sample(np.zeros((600, 3, 1), np.uint8), target, name="x"), np.random.default_rng(0)
+    found = [random_pixel(whole, 1, rng) for _ in range(1000)]
+    assert set(found) == set(places)
+    assert min(found.count(place) for place in places) > 150
+
+
+def test_counting_the_classes_of_a_large_map_takes_little_memory():
+    target = large("semantic")
+    tracemalloc.start()
+    np.testing.assert_array_equal(count_classes(target), [4000 * 3000, 2000 * 3000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6000 * 3000
 
 
 def test_class_weights_by_their_formulas():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
 from nuriwake.core.instances import Instances
@@ -24,8 +25,6 @@ __all__ = [
     "unknown_labels",
     "write_palette_png",
 ]
-
-_BAND = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +122,7 @@ def unknown_labels(labels: np.ndarray, highest: int) -> list[int]:
     # Adding 1 wraps IGNORE to 0: one cheap maximum settles the usual case, on the path of every training sample.
     if labels.size == 0 or int((labels + np.uint8(1)).max()) <= highest + 1:
         return []
-    # bincount copies what it counts to int64: in bands, so that a map of 100 Mpx is no 800 MB on its way to an error.
-    flat, seen = labels.reshape(-1), np.zeros(256, bool)
-    for start in range(0, flat.size, _BAND):
-        seen |= np.bincount(flat[start : start + _BAND], minlength=256) > 0
-    return [value for value in np.flatnonzero(seen).tolist() if value > highest and value != IGNORE]
+    return [value for value in np.flatnonzero(value_counts(labels)).tolist() if value > highest and value != IGNORE]
 
 
 def _some(values: list[int]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.id_maps import id_areas, rename_ids
 from nuriwake.core.instances import Instances
@@ -142,7 +143,7 @@ def _stuff_segments(target: SemanticMap) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             "A multi-label map has no segments, since its classes overlap; expected one class for each pixel."
         )
-    present = np.flatnonzero(np.bincount(target.labels.reshape(-1), minlength=IGNORE + 1)[:IGNORE])
+    present = np.flatnonzero(value_counts(target.labels)[:IGNORE])
     for label in present[: None if any(space.things) else 0]:
         if space.things[label]:
             raise UserError(f"A map of classes does not tell the objects of the thing '{space.names[label]}' apart.")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path
 from nuriwake.core.labels import IGNORE, LabelSpace
@@ -48,7 +49,7 @@ class CityscapesReader:
         raw = read_mask(record.target)
         if raw.ndim != 2:
             raise UserError(f"{record.target}: instanceIds are grey of 16 bits, found a PNG with colours.")
-        found = np.flatnonzero(np.bincount(raw.ravel()))
+        found = np.flatnonzero(value_counts(raw))
         label_ids = np.where(found >= _PER_CLASS, found // _PER_CLASS, found)
         unknown = found[label_ids > _MOST_LABEL_ID]
         if len(unknown):

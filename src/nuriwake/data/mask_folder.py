@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import LabelSpace
@@ -58,7 +59,7 @@ class InstanceMaskReader:
                     f"{record.target}: the mask has colours, but the values of the other masks number objects."
                 )
             raw = raw[..., 0]
-        ids = np.flatnonzero(np.bincount(raw.ravel())[1:]) + 1
+        ids = np.flatnonzero(value_counts(raw)[1:]) + 1
         masks = RunMasks.from_labels(raw, ids)
         return Instances(masks, np.zeros(len(ids), np.int32), self.space, ids=ids.astype(np.int64))
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.targets import Size
 from nuriwake.data.dataset import listed
@@ -31,6 +32,7 @@ LEAST_TINTED = 0.001
 """Of a mask with colours at least this share of the pixels has channels that differ by more than `MOST_TINT`."""
 
 _MOST_ALONE = 0.001
+_BAND = 256  # rows whose colours are packed at a time: that takes several times the memory of the mask
 
 
 class Ends(NamedTuple):
@@ -154,11 +156,9 @@ def refuse_other_sizes(differences: Sequence[tuple[Path, Size, Path, Size]]) -> 
 def distinct(raw: np.ndarray) -> np.ndarray:
     """The values in `raw` (H, W), or the packed colours of (H, W, 3) uint8, ascending, int64."""
     if raw.ndim == 2:
-        return np.flatnonzero(np.bincount(raw.ravel()))
-    packed = pack(raw).ravel()
-    # Masks come in runs: only their starts need sorting.
-    starts = np.flatnonzero(packed[1:] != packed[:-1]) + 1
-    return np.unique(packed[np.concatenate([[0], starts])]).astype(np.int64)
+        return np.flatnonzero(value_counts(raw))
+    bands = [_distinct_colours(raw[top : top + _BAND]) for top in range(0, len(raw), _BAND)]
+    return np.unique(np.concatenate(bands)).astype(np.int64)
 
 
 def stand_between(grey: np.ndarray) -> np.ndarray:
@@ -211,6 +211,14 @@ def pack(colours: np.ndarray) -> np.ndarray:
 def unpack(value: int) -> tuple[int, int, int]:
     """r << 16 | g << 8 | b -> (r, g, b)."""
     return value >> 16, value >> 8 & 0xFF, value & 0xFF
+
+
+def _distinct_colours(raw: np.ndarray) -> np.ndarray:
+    """The packed colours of (H, W, 3) uint8, ascending."""
+    packed = pack(raw).ravel()
+    # Masks come in runs: only their starts need sorting.
+    starts = np.flatnonzero(packed[1:] != packed[:-1]) + 1
+    return np.unique(packed[np.concatenate([[0], starts])])
 
 
 def _look(files: tuple[Path, Path]) -> tuple[_Seen, tuple[Path, Size, Path, Size] | None]:

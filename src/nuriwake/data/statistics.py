@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.panoptic import Panoptic
@@ -25,7 +26,7 @@ def count_classes(target: Target) -> np.ndarray:
         counts = np.bincount(target.labels[kept], weights=areas[kept], minlength=len(target.space))
         return counts.astype(np.int64)
     if target.space.exclusive:
-        return np.bincount(target.labels.ravel(), minlength=256)[: len(target.space)]
+        return value_counts(target.labels)[: len(target.space)]
     return (target.labels == 1).sum(axis=(0, 1), dtype=np.int64)
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from nuriwake.core.counting import value_counts
+
 LOW, HIGH = 1.0, 99.0
 """Percentiles that become black and white where an image is stretched."""
 
@@ -25,11 +27,7 @@ def display_image(image: np.ndarray) -> np.ndarray:
 
 def label_pixels(labels: np.ndarray) -> np.ndarray:
     """How often each value stands in `labels` (uint8, any shape): int64 (256,)."""
-    flat, step = labels.ravel(), 1 << 22  # bincount makes an int64 copy of what it is given
-    counts = np.zeros(256, np.int64)
-    for start in range(0, flat.size, step):
-        counts += np.bincount(flat[start : start + step], minlength=256)
-    return counts
+    return value_counts(labels)
 
 
 def _stretch(image_hwc: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
 from nuriwake.core.labels import IGNORE
@@ -62,11 +63,11 @@ def mask_facts(path: Path, header: ImageHeader, raw: np.ndarray) -> MaskFacts:
         kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_COLOURS])
         values, counts = values[kept], counts[kept]
     else:
-        histogram = np.bincount(grey.ravel())
+        histogram = value_counts(grey)
         values = np.flatnonzero(histogram)[:MOST_VALUES]
         counts = histogram[values]
         if grey.dtype == np.uint8 and len(values) > 2:
-            between = np.bincount(grey[stand_between(grey)], minlength=256)[values]
+            between = value_counts(grey[stand_between(grey)])[values]
     if not len(between):
         between = np.zeros(len(values), np.int64)
     return MaskFacts(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.id_maps import decode_ids
 from nuriwake.core.instances import Instances
@@ -76,7 +77,7 @@ def _map(survey: Survey, entry: Entry) -> Target:
     if isinstance(decision, Decision):
         if decision.coding is not None:
             return SemanticMap(decision.coding(raw, path), decision.space)
-        ids = np.flatnonzero(np.bincount(raw.ravel())[1:]) + 1
+        ids = np.flatnonzero(value_counts(raw)[1:]) + 1
         return Instances(RunMasks.from_labels(raw, ids), np.zeros(len(ids), np.int32), decision.space)
     # Not understood: every value (or colour) is shown as one class.
     if raw.ndim == 3:
