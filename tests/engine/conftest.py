@@ -44,6 +44,14 @@ class Poisoned(Tiny):
     def forward(self, images: torch.Tensor) -> PixelLogits:
         logits = super().forward(images).logits
         return PixelLogits(torch.where((images > 2.2).any(), logits * torch.nan, logits))
+
+
+class Overflowing(Tiny):
+    """Its loss is finite, but no gradient ever is."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__(in_channels, classes)
+        self.head.bias.register_hook(lambda gradient: gradient * torch.inf)
 '''
 
 

@@ -104,6 +104,42 @@ def test_a_passing_failure_is_survived_at_a_lower_rate(tiny_config, monkeypatch)
     assert failed[1] == pytest.approx(0.1 * failed[0])
 
 
+@pytest.fixture
+def scaled(monkeypatch):
+    """The scaler of fp16, which only a GPU would have, at work on the CPU."""
+    monkeypatch.setattr("nuriwake.engine.setup.loss_scaler", lambda *_: torch.amp.GradScaler("cpu"))
+
+
+def test_a_passing_failure_is_survived_with_a_scaled_loss(tiny_config, monkeypatch, scaled):
+    import nuriwake.engine.train as loop
+
+    step, failed, scales = loop.take_step, [], []
+
+    def once(job, batches, watch, rate, *, backbone):
+        if job.position.step == 3 and not failed:
+            failed.append(rate)
+            with torch.no_grad():
+                next(job.model.parameters()).fill_(torch.inf)
+        failure = step(job, batches, watch, rate, backbone=backbone)
+        scales.append(job.scaler.get_scale())
+        return failure
+
+    monkeypatch.setattr(loop, "take_step", once)
+    assert train(tiny_config()).finished
+    assert failed
+    assert len(scales) == 7  # the fourth step is taken again
+    assert scales[-1] == 2.0**16
+
+
+def test_gradients_that_are_never_finite_end_a_run_with_a_scaled_loss(tiny_config, scaled):
+    lines: list[str] = []
+    config = tiny_config({"model.name": "tiny_model:Overflowing", "steps": 100})
+    with pytest.raises(RunError, match=r"the gradient was not finite in so many steps of fp16.* precision fp32"):
+        train(config, report=lines.append)
+    assert sum("of the learning rate" in line for line in lines) == 1
+    assert open_run(config.out).history[-1]["step"] <= 20
+
+
 def test_clipping_limits_the_step(tiny_config, monkeypatch):
     import nuriwake.engine.step as steps
 

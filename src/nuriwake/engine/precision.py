@@ -53,5 +53,14 @@ def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradSca
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
+def scale_is_lost(scaler: torch.amp.GradScaler) -> bool:
+    """Has `scaler` given up so many steps that it no longer enlarges the loss? Waits for a GPU.
+
+    It begins with 2 ** 16 and halves that with every step whose gradient is not finite and which therefore changes no weight;
+    only 2000 good steps on end double it again.
+    """
+    return scaler.is_enabled() and scaler.get_scale() < 1.0
+
+
 def _kind(device: torch.device) -> str:
     return "GPU" if device.type == "cuda" else "CPU"

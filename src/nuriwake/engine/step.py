@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nuriwake.engine.optim import learning, set_rate
+from nuriwake.engine.precision import scale_is_lost
 from nuriwake.engine.setup import Job
 from nuriwake.engine.watch import Failure, Watch
 from nuriwake.losses.criterion import sum_terms
@@ -59,10 +60,19 @@ def take_step(job: Job, batches: Any, watch: Watch, rate: float, *, backbone: fl
     failure = watch.look()
     if failure is None:
         job.scaler.step(job.optimiser)
-        job.scaler.update()
         if job.average is not None:
             job.average.update(step)
+    # After a failure, too: what the run goes back to holds the scale, but not that the gradients are still to be unscaled.
+    job.scaler.update()
     job.optimiser.zero_grad(set_to_none=True)
+    return failure
+
+
+def look_now(job: Job, watch: Watch) -> Failure | None:
+    """As `watch.look` at once; that fp16 gives up step after step, whose losses are finite, is a failure, too."""
+    failure = watch.look(now=True)
+    if failure is None and scale_is_lost(job.scaler):
+        return Failure(job.position.step, job.scaler.get_scale(), (), overflow=True)
     return failure
 
 

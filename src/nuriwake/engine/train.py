@@ -19,7 +19,7 @@ from nuriwake.engine.records import Records
 from nuriwake.engine.run import Run
 from nuriwake.engine.schedule import backbone_factor, rate_factor
 from nuriwake.engine.setup import Job, Report, check_budget, prepare_job
-from nuriwake.engine.step import take_step
+from nuriwake.engine.step import look_now, take_step
 from nuriwake.engine.watch import Failure, Watch
 
 LOG_STEPS = 10
@@ -107,7 +107,7 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
         steady = due or position.step % STEADY_STEPS == 0
         keep = bool(steady or ended or number or elapsed - saved >= config.checkpoint_seconds)
         if keep or position.step % LOG_STEPS == 0:
-            failure = watch.look(now=True)
+            failure = look_now(job, watch)
             if any(team.highest([float(failure is not None)])):
                 continue
             _log(job, records, watch.means(), progress=progress, elapsed=elapsed, speed=speed)
@@ -210,11 +210,12 @@ def _retreat(job: Job, failure: Failure | None, records: Records) -> None:
     Raises:
         RunError: it has been back before.
     """
-    words = "; ".join(sorted({str(item) for item in job.team.gather(failure) if item is not None}))
+    failures = [item for item in job.team.gather(failure) if item is not None]
+    words = "; ".join(sorted({str(item) for item in failures}))
     if job.position.retreats or not job.run.steady.is_file():
         raise RunError(
             f"Training stopped: {words}, although the run had gone back to an earlier checkpoint and lowered the learning "
-            "rate. Look at these images and masks, or start again with a lower optim.learning_rate."
+            f"rate. {failures[0].remedy}."
         )
     job.restore(job.run.steady)
     job.position.retreats += 1

@@ -14,18 +14,32 @@ class Failure:
 
     Attributes:
         step: its number, from 0.
-        value: the loss.
+        value: the loss; the scale of the loss for an `overflow`.
         names: the images of this process's batches.
+        overflow: it was no single step: fp16 gave up one after the other, up to this one, whatever the scale.
     """
 
     step: int
     value: float
     names: tuple[str, ...]
+    overflow: bool = False
 
     def __str__(self) -> str:
+        if self.overflow:
+            return (
+                f"up to step {self.step} the gradient was not finite in so many steps of fp16, which changed nothing, that "
+                f"the scale of the loss fell to {self.value:g}"
+            )
         shown = ", ".join(self.names[:16]) + (f" and {len(self.names) - 16} more" if len(self.names) > 16 else "")
         kind = f"the loss was {self.value}" if not math.isfinite(self.value) else "the gradient was not finite"
         return f"at step {self.step} {kind} for the batch of {shown}"
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do about it."""
+        if self.overflow:
+            return "Start again with precision fp32"
+        return "Look at these images and masks, or start again with a lower optim.learning_rate"
 
 
 @dataclass
