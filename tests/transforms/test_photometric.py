@@ -18,7 +18,7 @@ from nuriwake.transforms.photometric import (
     Smooth,
     Tone,
 )
-from nuriwake.transforms.toning import Scale, tone_image, tone_input
+from nuriwake.transforms.toning import Scale, Units, tone_image, tone_input
 
 EVERY = [BrightnessContrast(), Gamma(), HueSaturation(), Blur(), Noise()]
 
@@ -215,3 +215,21 @@ def test_plain_and_back(operation):
 def test_ranges_are_checked(build):
     with pytest.raises(UserError, match="the lower first"):
         build()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_channels_of_different_ranges_have_units_of_their_own(dtype):
+    image = np.random.default_rng(3).uniform((20, 60, 5), (40, 200, 9), (30, 40, 3)).astype(dtype)
+    units = Units(full=(50.0, 250.0, 10.0), step=(10.0, 100.0, 1.0))
+    stage = Tone(np.full(3, 0.9), np.full(3, 0.2), 1.3)
+    out = tone_image(image, [stage], maximum=units)
+    for channel, (full, step) in enumerate(zip(*units, strict=True)):
+        alone = image[..., channel].astype(np.float64)
+        toned = (alone - alone.mean()) * 0.9 + alone.mean() + 0.2 * step
+        np.testing.assert_allclose(
+            out[..., channel], (toned / full) ** 1.3 * full, atol=1e-3 if dtype == "float32" else 0.51
+        )
+    flat = np.full((200, 200, 3), 100, dtype)
+    noise = tone_image(flat, [Grain(0.05, 5)], maximum=units).astype(np.float64).std(axis=(0, 1))
+    tolerance = 0.05 if dtype == "float32" else 0.3  # of rounding
+    np.testing.assert_allclose(noise, 0.05 * np.array(units.step), rtol=0.05, atol=tolerance)

@@ -18,6 +18,7 @@ from nuriwake.transforms.geometric import RandomCrop
 from nuriwake.transforms.operations import Named, operations
 from nuriwake.transforms.pipeline import Pipeline
 from nuriwake.transforms.presets import preset
+from nuriwake.transforms.toning import Units
 
 
 class Augmentation(Protocol):
@@ -39,7 +40,7 @@ class Augmentation(Protocol):
 
 
 def training_augmentation(
-    augmentation: AugmentationConfig, channels: int, maximum: float, *, objects: bool = False
+    augmentation: AugmentationConfig, channels: int, maximum: float | Units, *, objects: bool = False
 ) -> Augmentation:
     """The user's own pipeline where one is named, else `training_pipeline`.
 
@@ -69,7 +70,7 @@ def training_augmentation(
 
 
 def training_pipeline(
-    augmentation: AugmentationConfig, channels: int, maximum: float, *, objects: bool = False
+    augmentation: AugmentationConfig, channels: int, maximum: float | Units, *, objects: bool = False
 ) -> Pipeline:
     """The preset at the crop size, with the zoom and the operations of the configuration where it gives them.
 

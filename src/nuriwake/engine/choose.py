@@ -13,7 +13,7 @@ from nuriwake.core.serial import to_plain
 from nuriwake.engine.augmentation import operation_name, takes_scale
 from nuriwake.engine.config import RunConfig, override
 from nuriwake.engine.facts import DataFacts, MachineFacts
-from nuriwake.engine.optim import early_modules
+from nuriwake.engine.optim import early_modules, seen_channels
 from nuriwake.engine.precision import choose_precision
 from nuriwake.engine.run import Choice
 from nuriwake.inference.decoders.panoptic_fpn import PanopticRegionDecoder
@@ -175,6 +175,9 @@ def choose_frozen(config: RunConfig, model: Model) -> tuple[RunConfig, list[Choi
     early = early_modules(model)
     if config.device != "cpu" or config.budget is None or config.model.backbone_weights is None or not early:
         frozen, why = [], "everything learns"
+    elif (bands := seen_channels(model)) not in (1, 3):
+        # Its first kernels were copied from red, green and blue: at rest they could not tell near infrared from red.
+        frozen, why = [], f"the published weights know nothing of images of {bands} channels, so everything learns"
     else:
         # nuclei, 10 minutes, with smaller crops: 769 steps instead of 269.
         frozen, why = (
@@ -294,7 +297,9 @@ def _choose_length(choices: _Choices, data: DataFacts, machine: MachineFacts) ->
 
 
 def _choose_augmentation(choices: _Choices, data: DataFacts) -> None:
-    if data.channels > 3:
+    if data.channels == 2:
+        name, why = "satellite", "2 channels are no photograph but usually radar or stains, which have no up"
+    elif data.channels > 3:
         name, why = "satellite", f"{data.channels} channels are usually taken from above"
     elif data.grey:
         name, why = "medical", "grey images are usually micrographs or scans, which have no up"

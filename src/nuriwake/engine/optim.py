@@ -126,6 +126,15 @@ def early_modules(model: Model) -> list[nn.Module]:
     return list(backbone.early()) if isinstance(backbone, Backbone) else []
 
 
+def seen_channels(model: Model) -> int:
+    """Of the images that the backbone of `model` looks at; 0 where there is none."""
+    backbone = model.backbone()
+    if not isinstance(backbone, Backbone):
+        return 0
+    published = backbone.published()
+    return max((published.shapes[name][1] for name in published.first_convolutions), default=0)
+
+
 def training_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
     """Train mode for all but the frozen parts."""
     model.train()

@@ -23,9 +23,13 @@ from nuriwake.engine.stream import DrawStream, Order
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.tasks import Task
 from nuriwake.transforms.pipeline import Pipeline
+from nuriwake.transforms.toning import Units
 
 IMAGENET = Preprocessing()
 """Mean and deviation of ImageNet, which pretrained backbones expect of 8-bit colour images."""
+
+PHOTOGRAPHS = float(np.mean(IMAGENET.deviation))
+"""The deviation of photographs as a share of full brightness."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class PrepareSample:
         wanted, augmentation = self.preprocessing.for_image(sample.image), self.augmentation
         if isinstance(augmentation, Pipeline) and self.preprocessing.levels is not None:
             # Brighter by a tenth is meant of what this image shows, not of what its file could hold.
-            augmentation = replace(augmentation, maximum=wanted.maximum)
+            augmentation = replace(augmentation, maximum=photometric_units(wanted))
         return augmentation.prepare(
             sample,
             rng,
@@ -80,7 +84,9 @@ def batches(
     read = ReadRecord(data, config.data.train)
     budget = (config.data.cache_mib or 0) * 2**20
     objects = task.name != "semantic"
-    augmentation = training_augmentation(config.augmentation, data.channels, preprocessing.maximum, objects=objects)
+    augmentation = training_augmentation(
+        config.augmentation, data.channels, photometric_units(preprocessing), objects=objects
+    )
     count = len(data.records(config.data.train))
     samples = DrawDataset(
         CachedRead(read, budget) if budget else read,
@@ -104,6 +110,25 @@ def batches(
         pin_memory=team.device.type == "cuda",
     )
     return iter(loader)
+
+
+def photometric_units(preprocessing: Preprocessing) -> float | Units:
+    """What brightness, noise and gamma are shares of: full brightness for 8 bit, else what the values of each channel span.
+
+    The highest value of a data set is no measure for 16-bit and float images: one hot pixel would stretch it, and one band
+    of metres beside bands of reflectances. A step is as large against a channel's deviation as 255 is in photographs;
+    nearly all values (three deviations) lie below full brightness.
+    """
+    highest = preprocessing.maximum
+    if preprocessing.depth == "uint8":
+        return highest
+    return Units(
+        full=tuple(
+            highest * (abs(mean) + 3 * deviation)
+            for mean, deviation in zip(preprocessing.mean, preprocessing.deviation, strict=True)
+        ),
+        step=tuple(highest * deviation / PHOTOGRAPHS for deviation in preprocessing.deviation),
+    )
 
 
 def training_preprocessing(config: RunConfig, data: DataSet, facts: DataFacts) -> Preprocessing:

@@ -45,7 +45,7 @@ from nuriwake.engine.run import (
     resumed_config,
     sweep,
 )
-from nuriwake.engine.samples import batches, class_weight_tensor, training_preprocessing
+from nuriwake.engine.samples import batches, class_weight_tensor, photometric_units, training_preprocessing
 from nuriwake.engine.schedule import Plan
 from nuriwake.engine.stream import steps_of
 from nuriwake.engine.view import viewed
@@ -199,7 +199,7 @@ def prepare_job(
         choices += more
         preprocessing = training_preprocessing(config, data, facts)
         # A mistake in it is said before there is a run folder.
-        training_augmentation(config.augmentation, data.channels, preprocessing.maximum)
+        training_augmentation(config.augmentation, data.channels, photometric_units(preprocessing))
     data = _keeping_masks(config, data, say)
     torch.manual_seed(config.seed)
     model = _model(config, data, resume=resume, accept_license=accept_license)

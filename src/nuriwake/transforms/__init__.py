@@ -5,6 +5,7 @@ from nuriwake.transforms.mixing import CopyPaste, CutMix, Mosaic
 from nuriwake.transforms.operations import OPERATIONS
 from nuriwake.transforms.pipeline import Pipeline, Transform
 from nuriwake.transforms.presets import PRESETS, evaluation, preset
+from nuriwake.transforms.toning import Units
 
 __all__ = [
     "OPERATIONS",
@@ -15,6 +16,7 @@ __all__ = [
     "Mosaic",
     "Pipeline",
     "Transform",
+    "Units",
     "evaluation",
     "from_albumentations",
     "preset",

@@ -1,7 +1,7 @@
 """Photometric operations: what changes the values of pixels and leaves the labels alone.
 
 Each draws its parameters and gives one stage; `nuriwake.transforms.toning` runs the stages, several in one pass where
-it can. Values are in units of the image's maximum, so that a range means the same for 8 bit, 12 bit and float images.
+it can. Values are in units of the image's maximum (`toning.Units`), so that a range means the same for 8 bit, 12 bit and float images.
 """
 
 from dataclasses import dataclass, field

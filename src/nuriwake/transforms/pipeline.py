@@ -17,7 +17,7 @@ from nuriwake.transforms.mixing import Mixing, MixingOperation
 from nuriwake.transforms.photometric import Photometric, PhotometricOperation, Stage
 from nuriwake.transforms.sampling import Border
 from nuriwake.transforms.targets import warp_target
-from nuriwake.transforms.toning import Scale, tone_image, tone_input
+from nuriwake.transforms.toning import Scale, Units, tone_image, tone_input
 from nuriwake.transforms.warp import Warp
 
 Operation = TypeVar("Operation", Geometric, Photometric, Mixing)
@@ -49,7 +49,8 @@ class Pipeline:
         border: what the image shows beyond its border; "mean" is the mean value of the image.
         fill: the image's value there for the constant border, in the image's own units.
         maximum: the value of full brightness, the unit of the photometric operations; None for that of the dtype (255,
-            65535, 1.0). A 12-bit camera says 4095, a CT in Hounsfield units about 3000. Nothing is clipped to it.
+            65535, 1.0). A 12-bit camera says 4095, a CT in Hounsfield units about 3000. Nothing is clipped to it. `Units` say
+            it channel by channel, for bands of different ranges.
     """
 
     geometric: tuple[GeometricOperation, ...]
@@ -58,7 +59,7 @@ class Pipeline:
     mixing: tuple[MixingOperation, ...] = field(default=(), kw_only=True)
     border: Border | Literal["mean"] = field(default="reflect", kw_only=True)
     fill: float = field(default=0.0, kw_only=True)
-    maximum: float | None = field(default=None, kw_only=True)
+    maximum: float | Units | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:

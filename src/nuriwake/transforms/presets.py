@@ -22,11 +22,12 @@ from nuriwake.transforms.photometric import (
     PhotometricOperation,
 )
 from nuriwake.transforms.pipeline import Pipeline
+from nuriwake.transforms.toning import Units
 
 PresetName = Literal["none", "natural", "medical", "satellite"]
 
 
-def preset(name: PresetName, size: Size, *, channels: int = 3, maximum: float | None = None) -> Pipeline:
+def preset(name: PresetName, size: Size, *, channels: int = 3, maximum: float | Units | None = None) -> Pipeline:
     """The pipeline called `name` for training crops of `size` (height, width).
 
     Args:
@@ -47,11 +48,11 @@ def evaluation(size: Size) -> Pipeline:
     return Pipeline((CentralCrop(),), (), size)
 
 
-def _none(size: Size, channels: int, maximum: float | None) -> Pipeline:
+def _none(size: Size, channels: int, maximum: float | Units | None) -> Pipeline:
     return Pipeline((RandomCrop(),), (), size, maximum=maximum)
 
 
-def _natural(size: Size, channels: int, maximum: float | None) -> Pipeline:
+def _natural(size: Size, channels: int, maximum: float | Units | None) -> Pipeline:
     # Zoom 0.5 to 2 and the flip are the recipe of DeepLab (Chen 2017) and of nearly every paper since: things come at
     # all distances. Up and down are facts of a photograph, so no vertical flip and no turn. The colour ranges are about
     # those of SSD (Liu 2016): brightness 32 of 255, contrast and saturation a half there, less here because pretrained
@@ -68,7 +69,7 @@ def _natural(size: Size, channels: int, maximum: float | None) -> Pipeline:
     )
 
 
-def _medical(size: Size, channels: int, maximum: float | None) -> Pipeline:
+def _medical(size: Size, channels: int, maximum: float | Units | None) -> Pipeline:
     # Ranges of nnU-Net (Isensee 2021, supplement 4): zoom 0.7 to 1.4, gamma 0.7 to 1.5, contrast 0.75 to 1.25, blur 0.5
     # to 1, noise up to a variance of 0.1 in units of the image's deviation (here about 0.03 of the maximum), mirrors on
     # all axes. The zooms of the crop and of the turn together span 0.7 to 1.4; the magnification of a scanner is known. Elastic as in U-Net (Ronneberger 2015), which
@@ -93,7 +94,7 @@ def _medical(size: Size, channels: int, maximum: float | None) -> Pipeline:
     )
 
 
-def _satellite(size: Size, channels: int, maximum: float | None) -> Pipeline:
+def _satellite(size: Size, channels: int, maximum: float | Units | None) -> Pipeline:
     # From above there is no up: all eight turns and mirrors, and any angle between. The ground resolution is known and
     # is itself a cue (a lorry is not a bus), so the zoom stays within three quarters to four thirds. Haze, sun and
     # sensor shift each band by itself: per-channel brightness and contrast stand in for it where hue is undefined.

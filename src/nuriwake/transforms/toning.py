@@ -11,6 +11,7 @@ predicts, so it must see them when it learns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,38 +30,64 @@ class Scale:
     offset: np.ndarray
 
 
-def tone_image(image: np.ndarray, stages: Sequence[Stage], *, maximum: float | None = None) -> np.ndarray:
-    """`image` (H, W, C) through `stages` -> the same shape and dtype. `maximum`: full brightness, None for the dtype's."""
+class Units(NamedTuple):
+    """What the numbers of the photometric operations are shares of, per channel (C,), in the image's own units.
+
+    Bands of one image may lie orders of magnitude apart: reflectances from 0 to 1 beside metres above the sea.
+
+    Attributes:
+        full: full brightness, which gamma leaves where it is; above 0.
+        step: the unit of brightness and noise; above 0.
+    """
+
+    full: tuple[float, ...]
+    step: tuple[float, ...]
+
+
+def tone_image(image: np.ndarray, stages: Sequence[Stage], *, maximum: float | Units | None = None) -> np.ndarray:
+    """`image` (H, W, C) through `stages` -> the same shape and dtype.
+
+    `maximum`: full brightness and unit of all channels, or `Units` of each; None for the dtype's.
+    """
     if not stages:
         return image
     if image.dtype == np.uint8:
-        pending = _Pending(image, _full(image, maximum))
+        pending = _Pending(image, _scales(image, maximum))
         for stage in stages:
             pending.add(stage)
         return pending.pixels()
-    values = _run_float(image, stages, _full(image, maximum))
+    values = _run_float(image, stages, _scales(image, maximum))
     return values if image.dtype == np.float32 else np.rint(values).astype(image.dtype)
 
 
-def tone_input(image: np.ndarray, stages: Sequence[Stage], last: Scale, *, maximum: float | None = None) -> np.ndarray:
-    """`image` (H, W, C) through `stages`, scaled -> float32 (C, H, W). Values are not rounded in between."""
+def tone_input(
+    image: np.ndarray, stages: Sequence[Stage], last: Scale, *, maximum: float | Units | None = None
+) -> np.ndarray:
+    """`image` (H, W, C) through `stages`, scaled -> float32 (C, H, W). Values are not rounded in between. See `tone_image`."""
     out = np.empty((image.shape[2], *image.shape[:2]), np.float32)
     if image.dtype == np.uint8:
-        pending = _Pending(image, _full(image, maximum))
+        pending = _Pending(image, _scales(image, maximum))
         for stage in stages:
             pending.add(stage)
         pending.scaled(last, out)
     else:
-        values = _run_float(image, stages, _full(image, maximum)) if stages else image
+        values = _run_float(image, stages, _scales(image, maximum)) if stages else image
         scale_rows(values, last.scale, last.offset, out)
     return out
+
+
+class _Scales(NamedTuple):
+    """`Units` as float32 arrays (C,)."""
+
+    full: np.ndarray
+    step: np.ndarray
 
 
 class _Pending:
     """An 8-bit image with what has yet to happen to it: a table per channel, then a matrix."""
 
-    def __init__(self, image: np.ndarray, maximum: float) -> None:
-        self.image, self.maximum = image, np.float32(maximum)
+    def __init__(self, image: np.ndarray, scales: _Scales) -> None:
+        self.image, self.scales = image, scales
         self.table: np.ndarray | None = None
         self.line: np.ndarray | None = None  # (C, 2), slope and shift: the table where it is one bounded straight line
         self.matrix: np.ndarray | None = None
@@ -77,7 +104,7 @@ class _Pending:
         elif isinstance(stage, Smooth):
             self.image = _blurred(self.image, stage.sigma)
         else:
-            self.image = _with_grain(self.image, stage, float(self.maximum))
+            self.image = _with_grain(self.image, stage, self.scales.step)
 
     def pixels(self) -> np.ndarray:
         """(H, W, C) uint8, everything done, rounded to nearest."""
@@ -110,41 +137,42 @@ class _Pending:
         if self.table is not None:
             # The mean after earlier tables: the table at the mean, good enough for a pivot and free.
             pivots = np.array([np.interp(x, np.arange(256), row) for x, row in zip(pivots, self.table, strict=True)])
-        slope, shift = _slope_shift(stage, pivots, float(self.maximum))
+        slope, shift = _slope_shift(stage, pivots, self.scales.step)
         self.line = np.stack([slope, shift], axis=1) if self.table is None and stage.gamma == 1 else None
         toned = np.clip(self._table() * slope[:, None] + shift[:, None], 0, _HIGHEST)
         if stage.gamma != 1:
-            toned = np.minimum((toned / self.maximum) ** np.float32(stage.gamma) * self.maximum, _HIGHEST)
+            full = self.scales.full[:, None]
+            toned = np.minimum((toned / full) ** np.float32(stage.gamma) * full, _HIGHEST)
         self.table = toned.astype(np.float32)
 
 
-def _run_float(image: np.ndarray, stages: Sequence[Stage], maximum: float) -> np.ndarray:
+def _run_float(image: np.ndarray, stages: Sequence[Stage], scales: _Scales) -> np.ndarray:
     values, bounded = image.astype(np.float32), image.dtype != np.float32
     highest = MAXIMA[image.dtype]
     for stage in stages:
         if isinstance(stage, Tone):
-            slope, shift = _slope_shift(stage, _channel_means(values), maximum)
+            slope, shift = _slope_shift(stage, _channel_means(values), scales.step)
             values = values * slope + shift
             if stage.gamma != 1:
-                values = _gamma(np.maximum(values, 0) if bounded else values, stage.gamma, maximum)
+                values = _gamma(np.maximum(values, 0) if bounded else values, stage.gamma, scales.full)
         elif isinstance(stage, Mix):
             values = cv2.transform(values, stage.matrix)
         elif isinstance(stage, Smooth):
             values = _blurred(values, stage.sigma)
         else:
-            values = _with_grain(values, stage, maximum)
+            values = _with_grain(values, stage, scales.step)
         if bounded:
             np.clip(values, 0, highest, out=values)
     return values
 
 
-def _gamma(values: np.ndarray, exponent: float, maximum: float) -> np.ndarray:
+def _gamma(values: np.ndarray, exponent: float, full: np.ndarray) -> np.ndarray:
     # The sign stays outside the power: Hounsfield units lie on both sides of 0, and a curve through 0 keeps their order.
-    return np.sign(values) * (np.abs(values) / np.float32(maximum)) ** np.float32(exponent) * np.float32(maximum)
+    return np.sign(values) * (np.abs(values) / full) ** np.float32(exponent) * full
 
 
-def _slope_shift(stage: Tone, means: np.ndarray, maximum: float) -> tuple[np.ndarray, np.ndarray]:
-    shift = means * (1 - stage.contrast) + stage.brightness * maximum
+def _slope_shift(stage: Tone, means: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    shift = means * (1 - stage.contrast) + stage.brightness * step.astype(np.float64)
     return stage.contrast.astype(np.float32), shift.astype(np.float32)
 
 
@@ -159,41 +187,46 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
     return out if out.ndim == 3 else out[..., None]
 
 
-def _with_grain(image: np.ndarray, stage: Grain, maximum: float) -> np.ndarray:
-    out = np.empty_like(np.ascontiguousarray(image))
+def _with_grain(image: np.ndarray, stage: Grain, step: np.ndarray) -> np.ndarray:
+    image = np.ascontiguousarray(image)
+    out = np.empty_like(image)
     limit = float(_HIGHEST) if image.dtype == np.uint8 else np.inf
     low = 0.0 if image.dtype == np.uint8 else -np.inf
     half = 0.5 if image.dtype == np.uint8 else 0.0
-    strength = np.float32(stage.deviation * maximum)
-    _add_grain(
-        np.ascontiguousarray(image).reshape(-1), np.uint64(stage.seed), strength, (low, limit, half), out.reshape(-1)
-    )
+    strength = (stage.deviation * step.astype(np.float64)).astype(np.float32)
+    flat = (-1, image.shape[2])
+    _add_grain(image.reshape(flat), np.uint64(stage.seed), strength, (low, limit, half), out.reshape(flat))
     return out
 
 
-def _full(image: np.ndarray, maximum: float | None) -> float:
-    return MAXIMA[image.dtype] if maximum is None else maximum
+def _scales(image: np.ndarray, maximum: float | Units | None) -> _Scales:
+    if isinstance(maximum, Units):
+        return _Scales(np.array(maximum.full, np.float32), np.array(maximum.step, np.float32))
+    full = np.full(image.shape[2], MAXIMA[image.dtype] if maximum is None else maximum, np.float32)
+    return _Scales(full, full)
 
 
 @kernel
 def _add_grain(
-    image: np.ndarray, seed: np.uint64, strength: np.float32, bounds: tuple[float, float, float], out: np.ndarray
+    image: np.ndarray, seed: np.uint64, strength: np.ndarray, bounds: tuple[float, float, float], out: np.ndarray
 ) -> None:
-    # One 64-bit hash per value (splitmix64 of a counter); the sum of its eight bytes is Gaussian to within 0.4 % of its
-    # distribution function (Irwin-Hall), mean 1020, variance 8 * (256 ** 2 - 1) / 12.
+    # image, out (N, C); strength (C,). One 64-bit hash per value (splitmix64 of a counter); the sum of its eight bytes is
+    # Gaussian to within 0.4 % of its distribution function (Irwin-Hall), mean 1020, variance 8 * (256 ** 2 - 1) / 12.
     low, high, half = np.float32(bounds[0]), np.float32(bounds[1]), np.float32(bounds[2])
-    factor = strength / np.float32(np.sqrt(8 * 65535 / 12))
+    factors = strength / np.float32(np.sqrt(8 * 65535 / 12))
     pairs, ones = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
-    for i in range(image.size):
-        z = seed + np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-        total = (((z & pairs) + ((z >> np.uint64(8)) & pairs)) * ones) >> np.uint64(48)
-        value = np.float32(image[i]) + (np.float32(np.int64(total)) - np.float32(1020)) * factor
-        value = low if value < low else value
-        value = high if value > high else value
-        out[i] = image.dtype.type(value + half)
+    pixels, channels = image.shape
+    for pixel in range(pixels):
+        for c in range(channels):
+            z = seed + np.uint64(pixel * channels + c + 1) * np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+            total = (((z & pairs) + ((z >> np.uint64(8)) & pairs)) * ones) >> np.uint64(48)
+            value = np.float32(image[pixel, c]) + (np.float32(np.int64(total)) - np.float32(1020)) * factors[c]
+            value = low if value < low else value
+            value = high if value > high else value
+            out[pixel, c] = image.dtype.type(value + half)
 
 
 @kernel
