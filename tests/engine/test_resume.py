@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from nuriwake.core.errors import RunError, UserError
 from nuriwake.engine.checkpoint import read_torch
@@ -347,6 +348,20 @@ def test_full_disk_is_one_sentence(tiny_config, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(RunError, match=r"cannot be written .*is the disk full"):
         train(tiny_config())
+
+
+def test_a_disk_that_is_full_for_the_bundle_is_one_sentence(tiny_config, monkeypatch):
+    def full(*args, **options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    config = tiny_config()
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(
+            RunError, match=r"the bundle cannot be written \(No space left on device\); is the disk full"
+        ):
+            train(config)
+    assert train(config, resume=True).bundle.is_file()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

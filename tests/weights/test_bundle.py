@@ -1,7 +1,9 @@
 """A bundle comes back whole, and everything that is not one is refused with a sentence."""
 
+import errno
 import hashlib
 import json
+import resource
 import sys
 import types
 from dataclasses import replace
@@ -9,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from nuriwake.cli import run
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.inference.predictor import Predictor
@@ -212,6 +216,35 @@ def test_a_header_that_is_not_json_leaves_the_old_bundle(path, bundle, model):
         save_bundle(path, replace(bundle, metrics={"dice": float("nan")}), model)
     assert path.read_bytes() == old
     assert len(list(path.parent.iterdir())) == 1
+
+
+def full_disk(*arrays, **options):
+    """safetensors' words on it; its error is no OSError."""
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_bundle(path, bundle, model, monkeypatch, capsys):
+    old = path.read_bytes()
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_bundle(path, bundle, model)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert run(["settings", str(path), "--thresholds", "0.3"]) == 1
+    assert "bundle.safetensors: the disk is full; free some space" in capsys.readouterr().err
+    assert path.read_bytes() == old
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_a_bundle_that_may_not_grow_so_large(path, bundle, model):
+    """The system's own refusal, through safetensors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_bundle(path, bundle, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_description_reads_no_arrays(path, monkeypatch):

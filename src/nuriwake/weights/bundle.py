@@ -4,8 +4,11 @@ The header's only entry of ours is `nuriwake`: JSON with the fields of `Bundle`,
 the programs that wrote it. Reading builds tensors and plain values; nothing in the file is executed.
 """
 
+import errno
 import inspect
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -95,6 +98,9 @@ def save_bundle(path: str | Path, bundle: Bundle, model: Model, *, state: Mappin
     Args:
         state: other arrays of the same names instead (averaged weights). Arrays that share memory (tied weights) are
             written once and tied again when read.
+
+    Raises:
+        OSError: the disk is full or read-only; an earlier file stays.
     """
     _write(path, bundle, model.state_dict() if state is None else state)
 
@@ -104,6 +110,7 @@ def change_bundle(path: str | Path, settings: Changes) -> Bundle:
 
     Raises:
         UserError: as `load_predictor`; the bundle then stays as it is.
+        OSError: as `save_bundle`.
     """
     file = find_bundle(path)
     bundle, state = read_bundle(file)
@@ -118,6 +125,7 @@ def change_bundle(path: str | Path, settings: Changes) -> Bundle:
 
 
 def _write(path: str | Path, bundle: Bundle, state: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     arrays, aliases = _untie(state)
@@ -135,7 +143,17 @@ def _write(path: str | Path, bundle: Bundle, state: Mapping[str, Tensor]) -> Non
             f"{path}: the bundle's header is not JSON ({error}); write undefined metrics as None."
         ) from error
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={_HEADER: text})
+        try:
+            save_file(arrays, temporary, metadata={_HEADER: text})
+        except SafetensorError as error:
+            raise _system_error(error, path) from error
+
+
+def _system_error(error: Exception, path: str | Path) -> OSError:
+    """What the system said when safetensors could not write, such as ENOSPC; of that it leaves the number in its text."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number) if found else str(error), str(path))
 
 
 def read_bundle(path: str | Path) -> tuple[Bundle, dict[str, Tensor]]:
