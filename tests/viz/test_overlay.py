@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.targets import SemanticMap
 from nuriwake.viz import overlay
@@ -29,6 +31,24 @@ def test_tint_is_the_blend_of_image_and_colour():
     expected = 0.75 * 100 + 0.25 * np.array(BINARY.colours[1])
     assert np.abs(shown[10, 10] - expected).max() <= 1
     assert (shown[labels == 0] == 100).all(), "the background stays as it is"
+
+
+def test_whatever_a_predictor_takes_can_be_drawn_on():
+    array = np.random.default_rng(0).integers(0, 255, (12, 9), np.uint8)
+    target = SemanticMap((array > 90).astype(np.uint8), BINARY)
+    expected = overlay(array[..., None], target)
+    for image in (
+        array,
+        Image.fromarray(array),
+        Image.fromarray(array).convert("RGB"),
+        Image.fromarray(array).convert("P"),
+    ):
+        assert np.array_equal(target.overlay(image), expected)
+    turned = Image.fromarray(array).transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be turned clockwise
+    assert np.array_equal(target.overlay(turned), expected)
+    with pytest.raises(UserError, match=r"\(H, W\) or \(H, W, C\) or a Pillow image, found str"):
+        target.overlay("a.png")
 
 
 def test_every_class_is_tinted_without_a_background():

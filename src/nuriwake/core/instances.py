@@ -146,8 +146,8 @@ class Instances:
         self.masks[order].paint(canvas, (order + 1).astype(np.uint16))
         return canvas
 
-    def overlay(self, image: np.ndarray, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
-        """`image` (H, W, C) with the objects drawn over it: uint8 RGB (H, W, 3). See `nuriwake.viz.objects`."""
+    def overlay(self, image: np.ndarray | Image.Image, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
+        """`image`, an array (H, W) or (H, W, C) or a Pillow image, with the objects drawn over it: uint8 RGB (H, W, 3). See `nuriwake.viz.objects`."""
         return import_object("nuriwake.viz.objects:overlay_instances")(image, self, opacity=opacity, legend=legend)
 
 

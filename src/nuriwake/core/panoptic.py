@@ -142,6 +142,6 @@ class Panoptic:
         annotation = {"image_id": 1, "file_name": path.name, "segments_info": segments}
         return {"images": [image], "annotations": [annotation], "categories": categories}
 
-    def overlay(self, image: np.ndarray, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
-        """`image` (H, W, C) with the segments drawn over it: uint8 RGB (H, W, 3). See `nuriwake.viz.objects`."""
+    def overlay(self, image: np.ndarray | Image.Image, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
+        """`image`, an array (H, W) or (H, W, C) or a Pillow image, with the segments drawn over it: uint8 RGB (H, W, 3). See `nuriwake.viz.objects`."""
         return import_object("nuriwake.viz.objects:overlay_panoptic")(image, self, opacity=opacity, legend=legend)

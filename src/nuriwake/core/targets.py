@@ -87,8 +87,8 @@ class SemanticMap:
         layers = zip(files, np.moveaxis(self.labels, 2, 0), self.space.colours, strict=True)
         return tuple(write_palette_png(file, layer, ((0, 0, 0), colour)) for file, layer, colour in layers)
 
-    def overlay(self, image: np.ndarray, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
-        """`image` (H, W, C) with this map painted over it: uint8 RGB (H, W, 3). See `nuriwake.viz.overlay.overlay`."""
+    def overlay(self, image: np.ndarray | Image.Image, *, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
+        """`image`, an array (H, W) or (H, W, C) or a Pillow image, with this map painted over it: uint8 RGB (H, W, 3). See `nuriwake.viz.overlay.overlay`."""
         # A convenience for users: the drawing itself lives upstairs and is reached by name, only when called.
         return import_object("nuriwake.viz.overlay:overlay")(image, self, opacity=opacity, legend=legend)
 

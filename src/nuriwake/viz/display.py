@@ -1,14 +1,36 @@
 """How an image of any dtype and any number of channels is shown on a screen."""
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from nuriwake.core.counting import value_counts
+from nuriwake.core.errors import UserError
+
+Picture = np.ndarray | Image.Image
+"""An array (H, W) or (H, W, C), or a Pillow image: what a predictor takes, too."""
 
 LOW, HIGH = 1.0, 99.0
 """Percentiles that become black and white where an image is stretched."""
 
 _SAMPLED = 1_000_000  # pixels that percentiles are taken from: exact on small images, quick on huge ones
 _BAND = 512  # rows converted at a time, so that float copies of huge images never exist as a whole
+
+
+def drawable(image: Picture) -> np.ndarray:
+    """`image` as an array (H, W, C), upright; an array of that shape itself.
+
+    Raises:
+        UserError: it is neither an array of two or three axes nor a Pillow image.
+    """
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
+        image = np.asarray(upright if upright.mode in ("L", "RGB", "I;16", "F") else upright.convert("RGB"))
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
+        found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(
+            f"The image to draw on: expected an array (H, W) or (H, W, C) or a Pillow image, found {found}."
+        )
+    return image if image.ndim == 3 else image[..., None]
 
 
 def display_image(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from nuriwake.core.labels import Colour, LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.targets import Size
 from nuriwake.core.views import larger_first
-from nuriwake.viz.display import display_image
+from nuriwake.viz.display import Picture, display_image, drawable
 from nuriwake.viz.fonts import draw_text, line_height, shorten, text_width
 from nuriwake.viz.legend import PAPER, Entry, draw_legend
 from nuriwake.viz.overlay import hatching, paint
@@ -25,7 +25,7 @@ _SMALLEST, _LARGEST = 10, 28  # pixels of the text
 
 
 def overlay_instances(
-    image: np.ndarray,
+    image: Picture,
     target: Instances,
     *,
     opacity: float = 0.5,
@@ -39,7 +39,7 @@ def overlay_instances(
     Larger objects are painted first. Crowd regions are hatched. Captions that find no room beside others are left out.
 
     Args:
-        image: (H, W, C) uint8, uint16 or float32, shown as `display_image` says.
+        image: (H, W) or (H, W, C) uint8, uint16 or float32, or a Pillow image, shown as `display_image` says.
         target: of the image's size.
         opacity: of the tint, 0 (only outlines) to 1.
         legend: write the classes and how many objects each has into the upper left corner.
@@ -50,6 +50,7 @@ def overlay_instances(
     Raises:
         ValueError: `target` and `image` differ in size.
     """
+    image = drawable(image)
     _check_size(image, target.size)
     canvas = display_image(image)
     order = larger_first(target)
@@ -67,12 +68,13 @@ def overlay_instances(
 
 
 def overlay_panoptic(
-    image: np.ndarray, target: Panoptic, *, opacity: float = 0.5, legend: bool = True, captions: bool = True
+    image: Picture, target: Panoptic, *, opacity: float = 0.5, legend: bool = True, captions: bool = True
 ) -> np.ndarray:
     """`image` with the segments of `target` over it: stuff in its class's colour, things near theirs, void untouched.
 
     Args and errors: as `overlay_instances`; captions stand on things alone, the legend names all classes.
     """
+    image = drawable(image)
     _check_size(image, target.size)
     canvas = display_image(image)
     colours = object_colours(target.labels, target.space)

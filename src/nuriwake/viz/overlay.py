@@ -5,7 +5,7 @@ import numpy as np
 
 from nuriwake.core.labels import IGNORE, Colour, LabelSpace
 from nuriwake.core.targets import SemanticMap
-from nuriwake.viz.display import display_image, label_pixels
+from nuriwake.viz.display import Picture, display_image, drawable, label_pixels
 from nuriwake.viz.legend import Entry, draw_legend
 
 GREY: tuple[Colour, Colour] = ((150, 150, 150), (60, 60, 60))
@@ -15,7 +15,7 @@ _BAND = 1024  # rows painted at a time: the memory beyond the result stays small
 
 
 def overlay(
-    image: np.ndarray, target: SemanticMap, *, opacity: float = 0.5, outline: bool = True, legend: bool = True
+    image: Picture, target: SemanticMap, *, opacity: float = 0.5, outline: bool = True, legend: bool = True
 ) -> np.ndarray:
     """`image` with `target` painted over it.
 
@@ -23,7 +23,7 @@ def overlay(
     pixels are hatched in grey; where multi-label layers overlap, their colours mix.
 
     Args:
-        image: (H, W, C) uint8, uint16 or float32, shown as `display_image` says.
+        image: (H, W) or (H, W, C) uint8, uint16 or float32, or a Pillow image, shown as `display_image` says.
         target: of the image's size.
         opacity: of the tint, 0 (only outlines) to 1 (the image does not show through).
         outline: draw the inner border of every region in a lighter shade of its class's colour.
@@ -36,6 +36,7 @@ def overlay(
     Raises:
         ValueError: `target` and `image` differ in size.
     """
+    image = drawable(image)
     if target.size != image.shape[:2]:
         raise ValueError(f"The map is {target.size} pixels (height, width) but the image is {image.shape[:2]}.")
     canvas = display_image(image)

@@ -16,7 +16,7 @@ from nuriwake.viz import html
 from nuriwake.viz.history import history_figures
 from nuriwake.viz.html import Html, element, text
 from nuriwake.viz.legend import Entry
-from nuriwake.viz.panels import make_tiles
+from nuriwake.viz.panels import Tiles, make_tiles
 from nuriwake.viz.plots import class_figure, confusion_figure
 
 _TILE = 420  # pixels of the longer side of a picture in the report
@@ -42,13 +42,18 @@ class Headline:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One validation image with its truth and prediction, of one kind; `score` is what the examples were ordered by."""
+    """One validation image: its pictures as the report shows them, and the `score` by which the examples were ordered."""
 
     name: str
-    image: np.ndarray
-    truth: Target
-    prediction: Target
+    tiles: Tiles
     score: float | None = None
+
+    @classmethod
+    def draw(
+        cls, name: str, image: np.ndarray, truth: Target, *, prediction: Target, score: float | None = None
+    ) -> "Example":
+        """Truth and prediction are of one kind. The small pictures stay, and nothing of the arrays, which may be large."""
+        return cls(name, make_tiles(image, truth, prediction=prediction, longest=_TILE), score)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -224,7 +229,7 @@ def _confusion(data: ReportData) -> Html:
 
 
 def _example(example: Example) -> Html:
-    tiles = make_tiles(example.image, example.truth, prediction=example.prediction, longest=_TILE)
+    tiles = example.tiles
     pictures = [
         element("figure", html.picture(shown, about=f"{title} of {example.name}"), element("figcaption", text(title)))
         for title, shown in tiles.pictures.items()
