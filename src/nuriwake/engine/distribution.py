@@ -137,7 +137,13 @@ def pick_device(device: str) -> torch.device:
 
 
 def synchronise_norms(model: Model, team: Team) -> Model:
-    """Batch norms over all GPUs; unchanged for one process and on the CPU, where PyTorch has no such layer."""
+    """`model` with batch norms over all GPUs; unchanged for one process and on the CPU, where PyTorch has no such layer.
+
+    The norms are new modules, which hold the old parameters and buffers: whoever keeps modules asks for them afterwards.
+    """
     if team.world == 1 or team.device.type != "cuda":
         return model
-    return cast(Model, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    # Not PyTorch's own, which loses the activation inside timm's batch norms.
+    return cast(Model, convert_sync_batchnorm(model))

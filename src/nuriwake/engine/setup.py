@@ -323,9 +323,9 @@ def _build(
 ) -> Job:
     task = get_task(config.task or "")
     model = model.to(team.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = synchronise_norms(model, team)  # first: what is frozen and averaged is what learns
     frozen = freeze(model, config.optim.freeze or ())
     average = None if config.ema is None else Average(model, config.ema)
-    model = synchronise_norms(model, team)
     weights = class_weight_tensor(config, data)
     settings = LossSettings(config.loss.terms, config.loss.options, weights, config.loss.auxiliary_weight)
     step = Step(model, task.criterion(model, data.space, settings).to(team.device))

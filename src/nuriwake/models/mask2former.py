@@ -169,8 +169,8 @@ class Mask2Former(Model):
         self.encoder = build_backbone(backbone, in_channels=in_channels, weights=backbone_weights)
         self.notes = self.encoder.notes
         self.used = _used(self.encoder, backbone)
-        self.frozen = [part for part in self.encoder.modules() if frozen_norm and isinstance(part, nn.BatchNorm2d)]
-        for part in self.frozen:
+        self.frozen_norm = frozen_norm
+        for part in self._frozen():
             part.requires_grad_(requires_grad=False)
         heads = channels // HEAD_CHANNELS
         self.pixels = PixelDecoder(
@@ -195,9 +195,14 @@ class Mask2Former(Model):
     def train(self, mode: bool = True) -> "Mask2Former":
         """As PyTorch's; frozen norms stay in eval mode."""
         super().train(mode)
-        for part in self.frozen:
+        for part in self._frozen():
             part.eval()
         return self
+
+    def _frozen(self) -> list[nn.Module]:
+        # Looked up every time: training on several GPUs puts synchronised norms in their places.
+        norms = nn.BatchNorm2d, nn.SyncBatchNorm
+        return [part for part in self.encoder.modules() if self.frozen_norm and isinstance(part, norms)]
 
     def stages(self) -> list[nn.Module]:
         return [*self.encoder.stages(), self.pixels, self.decoder]

@@ -71,5 +71,6 @@ class Trunk(nn.Module):
         return self
 
 
-def _norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+def _norms(module: nn.Module) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:
+    # Training on several GPUs puts synchronised norms, which are no BatchNorm2d, in their places.
+    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm)]
