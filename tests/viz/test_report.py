@@ -48,7 +48,8 @@ def report_data(name: str = "核", **changes) -> ReportData:
     labels = np.zeros((24, 32), np.uint8)
     labels[4:12, 4:20], labels[16:, :8], labels[0] = 1, 2, IGNORE
     truth, prediction = SemanticMap(labels, space), SemanticMap(np.roll(labels, 2, 0), space)
-    example = Example(f"val/{name}", np.full((24, 32, 3), 90, np.uint8), truth, prediction, 0.5)
+    image = np.full((24, 32, 3), 90, np.uint8)
+    example = Example.draw(f"val/{name}", image, truth, prediction=prediction, score=0.5)
     values = {
         "title": f"Run {name}",
         "space": space,
@@ -132,10 +133,18 @@ def test_empty_parts_are_left_out(tmp_path):
 def test_multi_label_space_has_no_confusion():
     space = LabelSpace(("a", "b"), exclusive=False)
     layers = SemanticMap(np.ones((20, 20, 2), np.uint8), space)
-    example = Example("x", np.zeros((20, 20, 1), np.uint16), layers, layers, None)
+    example = Example.draw("x", np.zeros((20, 20, 1), np.uint16), layers, prediction=layers)
     document = render_report(ReportData(title="t", space=space, class_scores={"Dice": [1.0, 1.0]}, worst=(example,)))
     assert "Confusion" not in document
     assert "mean Dice 1.000" in document
+
+
+def test_an_example_keeps_nothing_of_a_large_image():
+    space = LabelSpace(("a", "b"))
+    labels = SemanticMap(np.ones((900, 600), np.uint8), space)
+    tiles = Example.draw("x", np.zeros((900, 600, 3), np.uint8), labels, prediction=labels).tiles
+    assert {picture.shape for picture in tiles.pictures.values()} == {(420, 280, 3)}
+    assert all(picture.base is None or picture.base.size <= 420 * 420 * 3 for picture in tiles.pictures.values())
 
 
 def test_what_does_not_fit_the_label_space_is_refused():

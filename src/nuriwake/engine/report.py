@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nuriwake.core.labels import LabelSpace
+from nuriwake.core.sample import Sample
 from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.data.dataset import DataSet
 from nuriwake.engine.run import Run
@@ -47,6 +48,7 @@ def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
     evaluation = run.evaluation or {}
     config = run.config
     space = _space(run)
+    examples = _examples(evaluation, data, config.data.val, predictor)
     return write_report(
         run.folder / "report.html",
         ReportData(
@@ -61,8 +63,8 @@ def write_run_report(run: Run, data: DataSet, predictor: Predictor) -> Path:
             class_scores=_class_scores(evaluation, space),
             class_counts=_class_counts(evaluation, space),
             confusion=np.array(evaluation["confusion"]) if space.exclusive and evaluation.get("confusion") else None,
-            best=_examples(evaluation, "best", data, config.data.val, predictor),
-            worst=_examples(evaluation, "worst", data, config.data.val, predictor),
+            best=tuple(examples["best"]),
+            worst=tuple(examples["worst"]),
             environment=_environment(config.device),
             licence=describe_bundle(run.bundle).licence,
             notes=tuple(run.data["notes"]),
@@ -138,19 +140,23 @@ def _class_figure(evaluation: dict[str, Any], space: LabelSpace) -> "Figure":
     )
 
 
-def _examples(
-    evaluation: dict[str, Any], which: str, data: DataSet, split: str, predictor: Predictor
-) -> tuple[Example, ...]:
+def _examples(evaluation: dict[str, Any], data: DataSet, split: str, predictor: Predictor) -> dict[str, list[Example]]:
+    """The examples in evaluation's "best" and "worst", an image that is in both predicted once, and one in memory at a time."""
+    names = {which: evaluation.get(which, [])[:EXAMPLES] for which in ("best", "worst")}
     records = {record.name: record for record in data.records(split)}
     scores = {image["name"]: image.get(evaluation["metric"]) for image in evaluation.get("images", [])}
-    found: list[Example] = []
-    for name in evaluation.get(which, [])[:EXAMPLES]:
-        if name in records:
-            sample = data.read(records[name])
-            prediction = predictor(sample.image)
-            if sample.target is not None:
-                found.append(Example(name, sample.image, sample.target, prediction, scores.get(name)))
-    return tuple(found)
+    drawn = {
+        name: _example(name, data.read(records[name]), predictor, scores.get(name))
+        for name in dict.fromkeys(name for found in names.values() for name in found)
+        if name in records
+    }
+    return {which: [found for name in row if (found := drawn.get(name))] for which, row in names.items()}
+
+
+def _example(name: str, sample: Sample, predictor: Predictor, score: float | None) -> Example | None:
+    if sample.target is None:
+        return None
+    return Example.draw(name, sample.image, sample.target, prediction=predictor(sample.image), score=score)
 
 
 def _environment(device: str) -> dict[str, str]:
