@@ -95,6 +95,18 @@ def test_batches_do_not_depend_on_the_workers():
     assert not torch.equal(alone[0][1] % 1, alone[3][1] % 1)  # another epoch augments anew
 
 
+def test_the_first_sample_is_not_augmented_by_the_order_of_its_epoch():
+    def permuted(sample, rng, *, focus, other):
+        return rng.permutation(12).astype(np.float32), None
+
+    for epoch in range(4):
+        order = [draw.index for draw in EpochSampler(12, seed=7).draws(epoch)]
+        data = DrawDataset(Shapes(), permuted, seed=7, count=12)
+        drawn = [data.item(Draw(epoch, position, 0)).image.tolist() for position in range(12)]
+        assert order not in drawn
+        assert len({tuple(row) for row in drawn}) == 12
+
+
 def test_a_resume_in_the_middle_gives_the_same_rest():
     whole, sampler = loader(Shapes())
     expected = [batch.images for batch in whole][1:]

@@ -95,7 +95,8 @@ class DrawDataset(Dataset[Item | Failure]):
 
     def item(self, draw: Draw) -> Item:
         """The item of `draw`. Raises what reading and preparing raise."""
-        rng = np.random.default_rng([self.seed, draw.epoch, draw.position])
+        # From 1: NumPy pads seeds with zeros, so that position 0 would draw what the order of the epoch was drawn from.
+        rng = np.random.default_rng([self.seed, draw.epoch, draw.position + 1])
         sample = self.read(draw.index)
         focus = None if draw.focus == ANYWHERE else random_pixel(sample, draw.focus, rng)
         image, target = self.prepare(sample, rng, focus=focus, other=lambda: self.read(int(rng.integers(self.count))))
