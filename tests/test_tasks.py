@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
@@ -11,6 +12,7 @@ from nuriwake.metrics.metric import MetricSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
+from nuriwake.models.unet import UNet
 from nuriwake.tasks import LossSettings, crop_margin, get_task, stack_semantic
 
 BINARY = LabelSpace(("background", "thing"))
@@ -82,6 +84,35 @@ def test_the_output_type_comes_from_the_annotation():
     assert output_type(build_model("unet", in_channels=1, classes=1)) is PixelLogits
     with pytest.raises(UserError, match="must be annotated"):
         output_type(Silent())
+
+
+def make_unet(in_channels: int, classes: int) -> UNet:
+    return UNet(in_channels, classes)
+
+
+def make_silently(in_channels, classes):
+    return UNet(in_channels, classes)
+
+
+class Plain(nn.Module):
+    def forward(self, images: torch.Tensor) -> PixelLogits:
+        return PixelLogits(images)
+
+
+class Misspelt(Model):
+    def forward(self, images: torch.Tensor) -> "PixelLogit":  # noqa: F821  # pyright: ignore
+        return images
+
+
+def test_the_output_type_of_what_builds_a_model():
+    assert output_type(make_unet) is PixelLogits
+    for wrong in (make_silently, Plain, Plain()):
+        with pytest.raises(
+            UserError, match=r"neither a class derived from .*Model .* nor a function that is annotated"
+        ):
+            output_type(wrong)
+    with pytest.raises(UserError, match=r"Misspelt.forward has an annotation that leads to nothing"):
+        output_type(Misspelt)
 
 
 def test_a_model_with_another_output_is_refused():

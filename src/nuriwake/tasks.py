@@ -128,7 +128,7 @@ class Task:
         Raises:
             UserError: there is no such metric (the nearest is named), or the settings do not do.
         """
-        further = [lookup(name, self.metrics, "metric")(space, settings) for name in dict.fromkeys(asked)]
+        further = [lookup(name, self.metrics, "metric", here=True)(space, settings) for name in dict.fromkeys(asked)]
         return [self.metric(space), *further]
 
 

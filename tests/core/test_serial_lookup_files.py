@@ -1,6 +1,8 @@
 """Strict configuration fields, names with "did you mean", atomic files."""
 
+import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -76,6 +78,25 @@ def test_lookup_says_what_was_near(name, message):
     with pytest.raises(UserError) as caught:
         lookup(name, {"join": "os.path:join"}, "thing")
     assert message in str(caught.value)
+
+
+def test_a_file_of_the_current_folder_is_found_where_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "module_of_this_folder.py").write_text("answer = 42\n")
+    (tmp_path / "json.py").write_text("answer = 43\n")
+    with pytest.raises(UserError, match="does not import"):
+        lookup("module_of_this_folder:answer", {}, "thing")
+    assert str(tmp_path) not in sys.path
+    assert lookup("module_of_this_folder:answer", {}, "thing", here=True) == 42
+    assert lookup("json:dumps", {}, "thing", here=True) is json.dumps
+    sys.modules.pop("module_of_this_folder")
+
+
+@pytest.mark.parametrize("path", [":name", "json:", ".json:dumps"])
+def test_what_is_no_import_path_is_said(path):
+    with pytest.raises(UserError, match=r"expected an import path such as 'package.module:Name'"):
+        lookup(path, {}, "thing", here=True)
 
 
 def _fill_the_disk(path):

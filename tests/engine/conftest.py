@@ -52,6 +52,21 @@ class Overflowing(Tiny):
     def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__(in_channels, classes)
         self.head.bias.register_hook(lambda gradient: gradient * torch.inf)
+
+
+def make_tiny(in_channels: int, classes: int, *, norm: str = "group") -> Tiny:
+    return Tiny(in_channels, classes, norm=norm, dropout=0.0)
+
+
+class Plain(nn.Module):
+    """No `Model`."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(in_channels, classes, 1)
+
+    def forward(self, images: torch.Tensor) -> PixelLogits:
+        return PixelLogits(self.head(images))
 '''
 
 

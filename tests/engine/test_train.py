@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -234,6 +235,24 @@ def test_while_nothing_is_found_the_later_weights_are_kept(tiny_config, monkeypa
     run = train(tiny_config(values))
     position = read_torch(run.last, torch.device("cpu"))["position"]
     assert (position["best"]["step"], position["step"], position["stale"]) == (6, 6, 2)
+
+
+def test_a_function_may_build_the_model(tiny_config):
+    run = train(tiny_config({"model.name": "tiny_model:make_tiny", "model.options": {"norm": "none"}, "steps": 2}))
+    assert load_predictor(run.folder).model.drop.p == 0.0
+
+
+def test_a_module_that_is_no_model_is_refused_and_leaves_nothing(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="'Plain' is neither a class derived from"):
+        train(tiny_config({"model.name": "tiny_model:Plain"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_in_a_file_of_the_current_folder(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net_of_this_folder.py").write_text("from tiny_model import Tiny as Net\n")
+    assert train(tiny_config({"model.name": "net_of_this_folder:Net", "steps": 2})).finished
 
 
 def test_a_misspelt_model_leaves_nothing(tiny_config, tmp_path):

@@ -183,6 +183,18 @@ def test_models_of_your_own_are_loaded_by_their_path(path, name, monkeypatch):
     assert isinstance(load_predictor(path).model, UNet)
 
 
+def test_the_model_of_a_bundle_is_not_looked_for_in_the_current_folder(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "module_beside_it.py").write_text("raise AssertionError('it was run')\n")
+    rewrite(
+        path, lambda header: header | {"bundle": header["bundle"] | {"model": model_of("module_beside_it:Net", {})}}
+    )
+    with pytest.raises(UserError, match=r"No module named 'module_beside_it'.* put its folder on PYTHONPATH"):
+        load_predictor(path)
+    assert str(tmp_path) not in sys.path
+
+
 def model_of(name, options):
     return {"name": name, "in_channels": 3, "classes": 1, "options": options}
 

@@ -1,15 +1,13 @@
 """From the configuration to what augments a training image: a preset with changes, or the user's own pipeline."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from nuriwake.core.errors import UserError
-from nuriwake.core.lookup import import_object
+from nuriwake.core.lookup import import_here
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Size, Target
 from nuriwake.engine.config import AugmentationConfig
@@ -57,7 +55,7 @@ def training_augmentation(
         if given is not None:
             raise UserError(f"augmentation.{name}: 'augmentation.pipeline' is given, which says it all; leave one out.")
     side = augmentation.crop_size or 256
-    found = import_here(augmentation.pipeline)
+    found = import_pipeline(augmentation.pipeline)
     if isinstance(found, Pipeline):
         return found if found.maximum is not None else replace(found, maximum=maximum)
     own = found if isinstance(found, AlbumentationsTransform) else _compose(found, augmentation.pipeline, (side, side))
@@ -127,23 +125,18 @@ def _zoomed(named: Named, zoom: tuple[float, float] | None) -> Named:
     return {"random_crop": {**_fields(named), "zoom": zoom}}
 
 
-def import_here(path: str) -> Any:
+def import_pipeline(path: str) -> Any:
     """The object at `module:name`, where the module may also be a file of the current working folder.
 
     Raises:
-        UserError: as `import_object`; or no colon in `path`.
+        UserError: as `import_here`; or no colon in `path`.
     """
     module, colon, name = path.partition(":")
     if not (module and colon and name):
         raise UserError(
             f"augmentation.pipeline: expected 'module:name', such as 'my_augmentation:train', found '{path}'."
         )
-    here = str(Path.cwd())
-    if here in sys.path or "" in sys.path:
-        return import_object(path)
-    # At the end, so that no file here hides an installed package; it stays, for processes that unpickle the pipeline.
-    sys.path.append(here)
-    return import_object(path)
+    return import_here(path)
 
 
 def _compose(found: Any, path: str, size: Size) -> AlbumentationsTransform:

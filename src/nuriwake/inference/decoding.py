@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, cast, get_type_hints
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
@@ -23,7 +23,7 @@ from nuriwake.inference.postprocess import postprocess
 from nuriwake.inference.settings import PredictSettings
 from nuriwake.inference.strips import resized_strips
 from nuriwake.inference.tiling import Grid, blend
-from nuriwake.models.base import Model
+from nuriwake.models.base import Model, built_class
 from nuriwake.models.outputs import (
     KernelOutput,
     PixelLogits,
@@ -129,10 +129,23 @@ def split_for_tiles(decoder: Decoder) -> tuple[Decoder, Callable[[Target], Targe
     return tiled, lambda answer: without_small_stuff(cast(Panoptic, answer), least)
 
 
-def output_type(model: Model | type[Model]) -> type:
-    """The NamedTuple that `forward` of a model or its class says it returns. Raises UserError when it says nothing."""
-    cls = model if isinstance(model, type) else type(model)
-    kind: Any = get_type_hints(cls.forward).get("return")
+def output_type(model: Model | Callable[..., Model]) -> type:
+    """The NamedTuple that `forward` says it returns: of a model, of its class, or of what a function is annotated to return.
+
+    Raises:
+        UserError: it is no `Model` nor makes one, or `forward` says nothing.
+    """
+    cls = built_class(type(model) if isinstance(model, nn.Module) else model)
+    if cls is None:
+        name = getattr(model, "__name__", type(model).__name__)
+        raise UserError(
+            f"'{name}' is neither a class derived from nuriwake.models.Model (a torch.nn.Module alone does not tell what sizes "
+            "it takes) nor a function that is annotated to return one, such as '-> Net'."
+        )
+    try:
+        kind: Any = get_type_hints(cls.forward).get("return")
+    except NameError as error:
+        raise UserError(f"{cls.__name__}.forward has an annotation that leads to nothing ({error}).") from error
     if not isinstance(kind, type):
         raise UserError(f"{cls.__name__}.forward must be annotated with the output it returns, such as PixelLogits.")
     return kind

@@ -37,7 +37,7 @@ def parse_terms(terms: str | Mapping[str, float]) -> dict[str, float]:
     if not pairs:
         raise UserError("A loss needs at least one term, such as 'dice+bce'; found none.")
     for index, (name, weight) in enumerate(pairs):
-        lookup(name, LOSSES, "loss")
+        lookup(name, LOSSES, "loss", here=True)
         if not (isfinite(weight) and weight > 0):
             raise UserError(f"The weight of the loss '{name}' is a number above 0, found {weight}.")
         if name in dict(pairs[:index]):
@@ -64,7 +64,7 @@ def build_loss(name: str, options: Mapping[str, Any]) -> PixelLoss:
     Raises:
         UserError: an unknown loss or option, with the nearest; or a value out of range.
     """
-    kind = lookup(name, LOSSES, "loss")
+    kind = lookup(name, LOSSES, "loss", here=True)
     if is_dataclass(kind):
         return from_plain(kind, options, name)
     if options:

@@ -1,7 +1,8 @@
 """What every model promises. The only base class of the room; architectures derive from it directly."""
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,16 @@ class Model(nn.Module):
     def backbone(self) -> nn.Module | None:
         """The part that pretrained weights may fill and that learns at a lower rate; None when there is no such part."""
         return None
+
+
+def built_class(constructor: Any) -> type[Model] | None:
+    """The class of what `constructor` builds: itself, or what a function is annotated to return; None where that is no Model."""
+    if inspect.isfunction(constructor):
+        try:
+            constructor = get_type_hints(constructor).get("return")
+        except (NameError, TypeError):
+            return None
+    return constructor if inspect.isclass(constructor) and issubclass(constructor, Model) else None
 
 
 def _round_up(model: Model, side: int) -> int:

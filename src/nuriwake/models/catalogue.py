@@ -403,8 +403,9 @@ def resolve_model(name: str) -> ModelEntry:
     family = max((family for family in FAMILIES if name.startswith(f"{family}_")), key=len, default=None)
     if family is not None and ":" not in name:
         return _over_backbone(name, family)
-    found = lookup(name, MODELS, "model")
-    return ModelEntry(f"{found.__module__}:{found.__qualname__}", "a model of your own", "-")
+    found = lookup(name, MODELS, "model", here=True)
+    build = name if ":" in name else f"{found.__module__}:{found.__qualname__}"
+    return ModelEntry(build, "a model of your own", "-")
 
 
 def entry_constructor(entry: ModelEntry) -> Callable[..., Model]:

@@ -5,7 +5,6 @@ the programs that wrote it. Reading builds tensors and plain values; nothing in 
 """
 
 import errno
-import inspect
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from nuriwake.core.serial import from_plain, to_plain
 from nuriwake.inference.predictor import Precision, Predictor
 from nuriwake.inference.preprocessing import Preprocessing
 from nuriwake.inference.settings import Changes, PredictSettings, change_settings
-from nuriwake.models.base import Model
+from nuriwake.models.base import Model, built_class
 from nuriwake.models.state import load_strictly
 
 FORMAT = 1
@@ -286,22 +285,25 @@ def _is_plain(value: Any) -> bool:
 def _build(file: Path, spec: ModelSpec) -> Model:
     from nuriwake.models import build_model
 
-    if ":" in spec.name and not _makes_models(import_object(spec.name)):
-        raise UserError(
-            f"{file}: the bundle's model '{spec.name}' is neither a class derived from nuriwake's Model nor a function that is "
-            "annotated to return one; nothing else is called, since the name comes from a file."
-        )
+    if ":" in spec.name:
+        _check_own(file, spec.name)
     return build_model(spec.name, in_channels=spec.in_channels, classes=spec.classes, options=spec.options)
 
 
-def _makes_models(constructor: Any) -> bool:
-    """Whether calling it can only build a model. An import path may lead anywhere: `os:kill` takes two numbers as well."""
-    if inspect.isfunction(constructor):
-        try:
-            constructor = get_type_hints(constructor).get("return")
-        except (NameError, TypeError):
-            return False
-    return inspect.isclass(constructor) and issubclass(constructor, Model)
+def _check_own(file: Path, name: str) -> None:
+    """Refuse whatever can do more than build a model. An import path may lead anywhere: `os:kill` takes two numbers as well."""
+    try:
+        constructor = import_object(name)
+    except UserError as error:
+        raise UserError(
+            f"{file}: the bundle's model is code that does not come with nuriwake. {error} It is not looked for in the current "
+            "folder, since the name comes from a file: where you trust that code, install it or put its folder on PYTHONPATH."
+        ) from error
+    if built_class(constructor) is None:
+        raise UserError(
+            f"{file}: the bundle's model '{name}' is neither a class derived from nuriwake's Model nor a function that is "
+            "annotated to return one; nothing else is called, since the name comes from a file."
+        )
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
