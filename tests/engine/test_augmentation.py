@@ -23,6 +23,7 @@ from nuriwake.engine.config import AugmentationConfig, RunConfig, override, read
 from nuriwake.engine.facts import channel_statistics, data_facts, full_brightness, image_moments
 from nuriwake.engine.samples import IMAGENET, batches
 from nuriwake.engine.stream import DrawStream, Order
+from nuriwake.engine.train import train
 from nuriwake.tasks import get_task
 from nuriwake.transforms.geometric import Elastic, HorizontalFlip, RandomCrop
 from nuriwake.transforms.mixing import CutMix
@@ -38,6 +39,7 @@ from nuriwake.transforms.geometric import CentralCrop
 
 ours = Pipeline((CentralCrop(),), (), (24, 24))
 theirs = A.Compose([A.RandomCrop(32, 32), A.HorizontalFlip(p=0.5)])
+larger = A.Compose([A.RandomCrop(44, 44)])
 neither = [1]
 """
 
@@ -108,6 +110,18 @@ def test_a_pipeline_of_the_users_own(own, tiny_config, name, side):
     assert torch.equal(one.images, again.images)
     workers = override(config, {"data.workers": 1})
     assert torch.equal(first(workers, 1)[0].images, one.images)
+
+
+def test_a_pipeline_that_fails_on_the_smallest_image_leaves_no_run_folder(own, tiny_config, draw):
+    root = draw(own / "discs")
+    larger = {"augmentation.pipeline": "my_augmentation:larger", "augmentation.crop_size": 44}
+    config = tiny_config({"data.path": str(root), **larger})
+    for kind in ("images", "masks"):
+        file = root / kind / "train" / "train00.png"
+        cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file), -1), (60, 50), interpolation=cv2.INTER_NEAREST))
+    with pytest.raises(UserError, match=r"fails on '.*train0[1-9]' \(40x48 pixels\): CropSizeError"):
+        train(config)
+    assert not config.out.exists()
 
 
 @pytest.mark.parametrize(

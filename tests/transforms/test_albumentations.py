@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -84,8 +85,56 @@ def test_what_comes_back_is_checked():
         def __call__(self, image, mask):
             return {"image": image.astype(np.float64), "mask": mask}
 
-    with pytest.raises(UserError, match="float64"):
+    with pytest.raises(UserError, match="returned float64 for 'x', which is uint8"):
         from_albumentations(Odd())(sample(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("step", "dtype", "message"),
+    [
+        (lambda: A.ToFloat(p=1.0), "uint8", r"returned float32 for 'x', which is uint8; take out .*A\.ToFloat"),
+        (lambda: A.FromFloat("uint8", p=1.0), "float32", "returned uint8 for 'x', which is float32"),
+        (lambda: A.ToGray(num_output_channels=1, p=1.0), "uint8", r"returned 1 channels for 'x', which has 3"),
+    ],
+)
+def test_an_image_of_another_kind_than_was_given_is_refused(step, dtype, message):
+    numbers = {"mean": [0.5] * 3, "deviation": [0.5] * 3, "maximum": 255.0}
+    with pytest.raises(UserError, match=message):
+        from_albumentations(compose(step())).prepare(sample(dtype=dtype), np.random.default_rng(0), **numbers)
+
+
+def test_a_pipeline_that_fails_says_on_which_image():
+    with pytest.raises(UserError, match=r"fails on 'x' \(40x50 pixels\): CropSizeError: .*every training image"):
+        from_albumentations(A.Compose([A.RandomCrop(64, 64)]))(sample(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [
+        (lambda: [A.Rotate(30, fill_mask=0)], "Rotate"),
+        (
+            lambda: [A.OneOf([A.Affine(), A.Rotate(30)]), A.Rotate(9), A.PadIfNeeded(64, 64)],
+            "Affine, Rotate, PadIfNeeded",
+        ),
+        (lambda: [A.RandomCrop(64, 64, pad_if_needed=True)], "RandomCrop"),
+    ],
+)
+def test_borders_that_would_be_learnt_as_class_0_are_said(steps, named):
+    with pytest.warns(UserWarning, match=f"class 0, which is learnt there: {named}\\. .*fill_mask=255"):
+        from_albumentations(A.Compose(steps()))
+
+
+def test_nothing_is_said_of_borders_that_teach_nothing(recwarn):
+    steps = [
+        A.Rotate(30, fill_mask=255),
+        A.Rotate(30, border_mode=cv2.BORDER_REFLECT_101),
+        A.Rotate(30, crop_border=True),
+        A.RandomCrop(32, 32),
+        A.CoarseDropout(),
+        A.HorizontalFlip(),
+    ]
+    from_albumentations(A.Compose(steps))
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

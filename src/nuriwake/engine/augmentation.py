@@ -10,6 +10,9 @@ from nuriwake.core.errors import UserError
 from nuriwake.core.lookup import import_here
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import Size, Target
+from nuriwake.data.dataset import DataSet
+from nuriwake.data.headers import image_header
+from nuriwake.data.parallel import spread
 from nuriwake.engine.config import AugmentationConfig
 from nuriwake.transforms.albumentations import AlbumentationsTransform, from_albumentations
 from nuriwake.transforms.geometric import RandomCrop
@@ -17,6 +20,9 @@ from nuriwake.transforms.operations import Named, operations
 from nuriwake.transforms.pipeline import Pipeline
 from nuriwake.transforms.presets import preset
 from nuriwake.transforms.toning import Units
+
+MOST_HEADERS = 480
+"""Of so many training images the smallest is looked for to try a pipeline on."""
 
 
 class Augmentation(Protocol):
@@ -95,6 +101,24 @@ def training_pipeline(
     if augmentation.photometric is not None:
         changes["photometric"] = operations("photometric", augmentation.photometric, "augmentation.photometric")
     return replace(pipeline, **changes)
+
+
+def try_pipeline(augmentation: AugmentationConfig, data: DataSet, split: str) -> None:
+    """Put the smallest training image (of some, evenly spread) through the user's albumentations pipeline, where there is one.
+
+    It is the smallest that crops most often fail on.
+
+    Raises:
+        UserError: as `AlbumentationsTransform`.
+    """
+    if augmentation.pipeline is None:
+        return
+    own = training_augmentation(augmentation, data.channels, 1.0)
+    if isinstance(own, AlbumentationsTransform):
+        smallest = min(
+            spread(data.records(split), MOST_HEADERS), key=lambda record: min(image_header(record.image).size)
+        )
+        own(data.read(smallest), np.random.default_rng(0))
 
 
 def takes_scale(augmentation: AugmentationConfig) -> bool:

@@ -20,7 +20,7 @@ from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
 from nuriwake.data.mask_cache import with_mask_cache
 from nuriwake.data.trainable import check_trainable, note_empty_val
-from nuriwake.engine.augmentation import training_augmentation
+from nuriwake.engine.augmentation import training_augmentation, try_pipeline
 from nuriwake.engine.checkpoint import Position, load_checkpoint
 from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, choose_tile, fit_crop
 from nuriwake.engine.config import RunConfig
@@ -215,6 +215,7 @@ def prepare_job(
     check_norms(job.model, job.frozen, config, channels=data.channels, world=team.world)
     job.predictor()  # settings that the decoder does not take come to light now, and not after the first steps
     if not resume:
+        try_pipeline(config.augmentation, data, config.data.train)
         check_budget(job.plan, *team.highest([time.perf_counter() - started]))
         description = _description(job, facts)
         team.from_leader(lambda: _begin(lock, config, choices, description))

@@ -1,14 +1,17 @@
 """A user's own albumentations pipeline as a transform of ours, with our seeding. albumentations itself is never imported."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from nuriwake.core.errors import UserError
+from nuriwake.core.labels import IGNORE
 from nuriwake.core.pixels import normalise
-from nuriwake.core.sample import IMAGE_DTYPES, Sample
+from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap, Size, Target
 
 
@@ -23,7 +26,8 @@ class AlbumentationsTransform:
         """`sample` through the user's pipeline.
 
         Raises:
-            UserError: a target of objects; what comes back is no NumPy image, or image and mask or `size` differ.
+            UserError: a target of objects; the pipeline fails on this sample; what comes back is no NumPy image, of another
+                type or number of channels than the sample's, or image and mask or `size` differ.
         """
         target = sample.target
         if not isinstance(target, SemanticMap | None):
@@ -33,7 +37,14 @@ class AlbumentationsTransform:
             )
         self.compose.set_random_seed(int(rng.integers(1 << 31)))  # type: ignore[attr-defined]
         given = {"image": sample.image} if target is None else {"image": sample.image, "mask": target.labels}
-        result = self.compose(**given)
+        try:
+            result = self.compose(**given)
+        except Exception as error:  # whatever the user's steps raise
+            raise UserError(
+                f"The albumentations pipeline fails on '{sample.name}' ({sample.size[0]}x{sample.size[1]} pixels): "
+                f"{type(error).__name__}: {error}; change it so that it takes every training image (A.PadIfNeeded before a crop, "
+                "for images that are too small)."
+            ) from error
         image = _array(result.get("image"), "image")
         image = image[..., None] if image.ndim == 2 else image
         if target is not None:
@@ -73,10 +84,22 @@ class AlbumentationsTransform:
         return normalise(done.image, mean, deviation, maximum=maximum), done.target
 
     def _check(self, image: np.ndarray, sample: Sample) -> None:
-        if image.dtype not in IMAGE_DTYPES or image.ndim != 3:
+        if image.ndim != 3:
             raise UserError(
-                f"The albumentations pipeline returned an image of {image.dtype} and shape {image.shape}; nuriwake needs "
-                "(H, W, C) in uint8, uint16 or float32."
+                f"The albumentations pipeline returned an image of shape {image.shape} for '{sample.name}'; nuriwake needs "
+                "(H, W, C)."
+            )
+        # nuriwake normalises by what the values of the data mean: 0..1 made of 0..255 would be divided once more.
+        if image.dtype != sample.image.dtype:
+            raise UserError(
+                f"The albumentations pipeline returned {image.dtype} for '{sample.name}', which is {sample.image.dtype}; take out "
+                "what changes the type or the range of the values (A.ToFloat, A.FromFloat, A.Normalize, ...): nuriwake normalises "
+                "itself."
+            )
+        if image.shape[2] != sample.image.shape[2]:
+            raise UserError(
+                f"The albumentations pipeline returned {image.shape[2]} channels for '{sample.name}', which has "
+                f"{sample.image.shape[2]}; take out what changes their number (A.ToGray, A.ToRGB, ...) or let it keep it."
             )
         if self.size is not None and image.shape[:2] != self.size:
             raise UserError(
@@ -90,7 +113,8 @@ def from_albumentations(compose: Callable[..., dict[str, Any]], *, size: Size | 
     """`compose`, an `albumentations.Compose` (2.0 or later), as a transform.
 
     Leave out `Normalize` and `ToTensorV2`: nuriwake normalises with the numbers that it keeps in the bundle. Pixels that
-    a transform invents get its `fill_mask`; give 255 there so that they are ignored.
+    a transform invents get its `fill_mask`; give 255 there so that they are ignored. Where a border is filled with class 0
+    instead, a warning says so.
 
     Args:
         compose: called with `image` and `mask`.
@@ -105,19 +129,40 @@ def from_albumentations(compose: Callable[..., dict[str, Any]], *, size: Size | 
             "repeated; expected an albumentations.Compose of version 2.0 or later."
         )
     for step in _steps(compose):
-        if step in ("ToTensorV2", "ToTensor3D", "Normalize"):
+        name = type(step).__name__
+        if name in ("ToTensorV2", "ToTensor3D", "Normalize"):
             raise UserError(
-                f"The albumentations pipeline contains {step}; take it out: nuriwake normalises and makes tensors itself, "
+                f"The albumentations pipeline contains {name}; take it out: nuriwake normalises and makes tensors itself, "
                 "with the numbers that are kept in the bundle."
             )
+    _say_invented(compose)
     return AlbumentationsTransform(compose, size)
 
 
-def _steps(compose: Any) -> list[str]:
-    names = [type(compose).__name__]
+def _steps(compose: Any) -> Iterator[Any]:
+    """`compose` and all that it holds, however nested."""
+    yield compose
     for child in getattr(compose, "transforms", None) or ():
-        names += _steps(child)
-    return names
+        yield from _steps(child)
+
+
+def _say_invented(compose: Any) -> None:
+    """Warn of steps that invent pixels of class 0; the place is this one, so that Python shows it once."""
+    inventing = dict.fromkeys(type(step).__name__ for step in _steps(compose) if _invents_class_0(step))
+    if inventing:
+        warnings.warn(
+            f"Beyond the image these steps of the albumentations pipeline show class 0, which is learnt there: "
+            f"{', '.join(inventing)}. Give them fill_mask={IGNORE}, so that such pixels are ignored.",
+            stacklevel=1,
+        )
+
+
+def _invents_class_0(step: Any) -> bool:
+    """Its masks have label 0 where it shows what lies beyond the image."""
+    if getattr(step, "border_mode", None) != cv2.BORDER_CONSTANT or np.any(getattr(step, "fill_mask", IGNORE)):
+        return False
+    # Crops show nothing beyond the image unless they pad it, and a turn that cuts its corners off neither.
+    return bool(getattr(step, "pad_if_needed", True)) and not getattr(step, "crop_border", False)
 
 
 def _array(value: Any, what: str) -> np.ndarray:
