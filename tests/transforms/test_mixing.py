@@ -1,5 +1,7 @@
 """Mixing, targets by type, and operations by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from nuriwake.transforms.mixing import CutMix, MixingOperation, Mosaic
 from nuriwake.transforms.operations import OPERATIONS, operations
 from nuriwake.transforms.photometric import Gamma
 from nuriwake.transforms.pipeline import Pipeline
+from nuriwake.transforms.presets import preset
 from nuriwake.transforms.targets import WARPED, warp_target
 from nuriwake.transforms.warp import Warp
 
@@ -54,6 +57,100 @@ def test_a_mosaic_shows_four_samples_in_their_quarters(seed):
     assert 15 <= column <= 45
     assert (labels[:row, :column] == 1).all()
     assert (labels[row:, column:] == 4).all()
+
+
+def block(focus, size):
+    """Rows and columns of the focus and its neighbours inside the sample."""
+    return tuple(slice(max(at - 1, 0), min(at + 2, side)) for at, side in zip(focus, size, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_without_a_focus_the_draws_are_the_published_ones(seed):
+    rng, twin = np.random.default_rng(seed), np.random.default_rng(seed)
+    out = CutMix(area=(0.2, 0.9)).mix(flat(1), others(5), rng).target.labels
+    side = twin.uniform(0.2, 0.9) ** 0.5
+    height, width = round(40 * side), round(60 * side)
+    top, left = int(twin.integers(41 - height)), int(twin.integers(61 - width))
+    expected = np.ones((40, 60))
+    expected[top : top + height, left : left + width] = 5
+    np.testing.assert_array_equal(out, expected)
+    out = Mosaic().mix(flat(1), others(2, 3, 4), rng).target.labels
+    row, column = round(40 * twin.uniform(0.3, 0.7)), round(60 * twin.uniform(0.3, 0.7))
+    expected[:row, :column], expected[:row, column:], expected[row:, :column], expected[row:, column:] = 1, 2, 3, 4
+    np.testing.assert_array_equal(out, expected)
+    assert rng.bit_generator.state == twin.bit_generator.state
+
+
+@pytest.mark.parametrize("focus", [(0, 0), (3, 57), (20, 30), (20, 3), (39, 59), (8, 40)])
+def test_cut_mix_keeps_its_area_beside_the_focus(focus):
+    kept, areas = block(focus, (40, 60)), []
+    for seed in range(60):
+        out = CutMix(area=(0.1, 0.5)).mix(flat(1), others(5), np.random.default_rng(seed), focus=focus).target.labels
+        assert (out[kept] == 1).all()
+        rows, columns = np.nonzero(out == 5)
+        assert (out[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 5).all()
+        areas.append((out == 5).mean() - np.random.default_rng(seed).uniform(0.1, 0.5))
+    # Beside the very middle there is room for a little less than half.
+    assert max(areas) < 0.03
+    assert min(areas) > -0.05
+
+
+@pytest.mark.parametrize("focus", [(0, 0), (2, 3), (4, 6), (1, 5)])
+def test_every_place_beside_the_focus_occurs(focus):
+    size, reached = (6, 7), set()
+    for seed in range(600):
+        out = CutMix(area=(0.12, 0.12)).mix(
+            flat(1, size=size), others(5, size=size), np.random.default_rng(seed), focus=focus
+        )
+        reached.add(tuple(np.argwhere(out.target.labels == 5)[0]))
+    free = set()
+    for top in range(5):
+        for left in range(6):
+            covered = np.zeros(size, bool)
+            covered[top : top + 2, left : left + 2] = True
+            if not covered[block(focus, size)].any():
+                free.add((top, left))
+    assert reached == free
+
+
+@pytest.mark.parametrize("focus", [(0, 0), (5, 55), (33, 7), (39, 59), (20, 30), (16, 36)])
+def test_a_mosaic_shows_the_quarter_of_the_focus(focus):
+    for seed in range(30):
+        out = Mosaic().mix(flat(1), others(2, 3, 4), np.random.default_rng(seed), focus=focus).target.labels
+        assert (out[block(focus, (40, 60))] == 1).all()
+        assert sorted((out[0, 0], out[0, -1], out[-1, 0], out[-1, -1])) == [1, 2, 3, 4]
+        assert sum((out == value).mean() for value in (1, 2, 3, 4)) == pytest.approx(1)
+        twin = np.random.default_rng(seed)
+        row = round(40 * twin.uniform(0.3, 0.7))
+        assert abs(int((out[:, 0] == out[0, 0]).sum()) - row) <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 1), (3, 3), (5, 4)])
+@pytest.mark.parametrize("operation", [CutMix(area=(0.1, 1.0)), Mosaic()])
+def test_a_focus_is_seen_in_the_smallest_samples(operation, size):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        focus = tuple(int(rng.integers(side)) for side in size)
+        out = operation.mix(flat(1, size=size), others(2, 3, 4, size=size), rng, focus=focus)
+        assert (out.target.labels[block(focus, size)] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["none", "natural", "medical", "satellite"])
+@pytest.mark.parametrize(
+    "mixing",
+    [(CutMix(probability=1),), (Mosaic(probability=1),), (CutMix(probability=1), Mosaic(probability=1))],
+)
+def test_patches_about_a_class_show_it_after_mixing(name, mixing):
+    empty, labels = flat(0, size=(120, 140)), np.zeros((120, 140), np.uint8)
+    labels[50:70, 60:80] = 1
+    found = Sample(empty.image, SemanticMap(labels, SPACE))
+    pipeline = replace(preset(name, (64, 64)), photometric=(), mixing=mixing)
+    shown = 0
+    for seed in range(500 if name == "none" else 125):
+        rng = np.random.default_rng(seed)
+        focus = (int(rng.integers(50, 70)), int(rng.integers(60, 80)))
+        shown += bool((pipeline(found, rng, focus=focus, other=lambda: empty).target.labels == 1).any())
+    assert shown == seed + 1
 
 
 def test_layers_are_mixed_too_and_what_does_not_fit_is_refused():

@@ -13,7 +13,9 @@ from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.sample import Sample
 from nuriwake.core.targets import SemanticMap
+from nuriwake.transforms.geometric import RandomCrop
 from nuriwake.transforms.mixing import CopyPaste, CutMix, Mosaic
+from nuriwake.transforms.pipeline import Pipeline
 from nuriwake.transforms.presets import preset
 from nuriwake.transforms.targets import warp_instances, warp_panoptic
 from nuriwake.transforms.warp import Warp
@@ -136,6 +138,46 @@ def test_pasted_objects_hide_what_lies_below(seed):
     new = dense[len(expected) :]
     np.testing.assert_array_equal(new.any(0) if len(new) else np.zeros(SIZE, bool), pasted)
     assert not out.target.crowd[len(expected) :].any()
+
+
+def boxes_at(*boxes, labels, size=SIZE):
+    masks = np.zeros((len(boxes), *size), np.uint8)
+    for mask, (top, left, bottom, right) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = 1
+    return Instances(RunMasks.from_dense(masks), np.array(labels, np.int32), THINGS)
+
+
+@pytest.mark.parametrize("visible", [0.1, 0.9])
+def test_what_is_pasted_does_not_cover_the_focus(visible):
+    below = sample_of(1, boxes_at((10, 10, 30, 30), (0, 40, 20, 60), labels=[0, 0]))
+    # Over everything, over nearly all of the object with the focus, just beyond its neighbours, over the other object.
+    above = sample_of(2, boxes_at((0, 0, 40, 60), (10, 10, 29, 30), (28, 5, 31, 31), (0, 40, 20, 60), labels=[1] * 4))
+    operation = CopyPaste(share=(1.0, 1.0), visible=visible)
+    out = operation.mix(below, lambda: above, np.random.default_rng(0), focus=(26, 20))
+    assert out.image[26, 20, 0] == below.image[0, 0, 0]
+    expected = np.zeros((3, *SIZE), bool)
+    expected[0, 10:28, 10:30], expected[1, 28:31, 5:31], expected[2, :20, 40:] = True, True, True
+    np.testing.assert_array_equal(out.target.masks.dense() == 1, expected)
+    np.testing.assert_array_equal(out.image[..., 0] == above.image[0, 0, 0], expected[1] | expected[2])
+    hidden = sample_of(2, boxes_at((10, 10, 28, 30), labels=[1]))
+    out = CopyPaste(share=(1.0, 1.0), visible=visible).mix(
+        below, lambda: hidden, np.random.default_rng(0), focus=(29, 20)
+    )
+    assert out.target.masks.areas().tolist() == [2 * 20, 20 * 20, 18 * 20]
+
+
+def test_patches_about_an_object_show_it_after_pasting():
+    found = sample_of(1, boxes_at((10, 20, 30, 40), labels=[0]))
+    other = sample_of(2, boxes_at((0, 0, 25, 60), (20, 0, 40, 35), (8, 18, 32, 42), labels=[1, 1, 1]))
+    pipeline = Pipeline((RandomCrop(),), (), (24, 24), mixing=(CopyPaste(probability=1.0),))
+    shown = pasted = 0
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        focus = (int(rng.integers(10, 30)), int(rng.integers(20, 40)))
+        labels = pipeline(found, rng, focus=focus, other=lambda: other).target.labels
+        shown, pasted = shown + int((labels == 0).any()), pasted + int((labels == 1).any())
+    assert shown == 500
+    assert pasted > 50
 
 
 def test_copy_paste_is_for_objects():

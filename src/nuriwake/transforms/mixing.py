@@ -2,10 +2,14 @@
 
 What is taken from another sample is the same window of its own augmented crop: every crop is random already, so nothing is
 resized once more.
+
+Nothing is moved either, and the pixel that a patch is to show, its focus, is left alone, and so are its eight neighbours: a rare
+class that is looked for and then painted over would be as rare as before.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +27,9 @@ from nuriwake.transforms.targets import left_of, row
 Window = tuple[slice, slice]
 """Rows and columns."""
 
+Pixel = tuple[int, int]
+"""(y, x)."""
+
 
 class Mixing(Protocol):
     """One mixing operation: a frozen dataclass of plain fields."""
@@ -37,14 +44,22 @@ class Mixing(Protocol):
         """How often it happens, 0..1."""
         ...
 
-    def mix(self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator) -> Sample:
-        """`sample` with parts of others; `other` gives another sample of the same size at every call."""
+    def mix(
+        self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator, *, focus: Pixel | None = None
+    ) -> Sample:
+        """`sample` with parts of others; `other` gives another sample of the same size at every call.
+
+        `focus`: the pixel of the sample that the result must show with its neighbours, at the same place; None for none.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class CutMix:
     """A rectangle of a second sample, image and labels, over this one (Yun et al. 2019; for segmentation French et al. 2020).
+
+    Beside a focus it lies anywhere where it does not cover it. A rectangle that would cover it everywhere gets another shape of the
+    same area, so that the areas stay as they are; one of half the sample or more is cut to what there is room for.
 
     Args:
         area: of the rectangle as a share of the sample, uniform; it has the sample's shape and lies anywhere inside.
@@ -60,19 +75,20 @@ class CutMix:
                 f"cut_mix.area: expected two shares above 0 and at most 1, the lower first, found {self.area[0]} and {self.area[1]}."
             )
 
-    def mix(self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator) -> Sample:
+    def mix(
+        self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator, *, focus: Pixel | None = None
+    ) -> Sample:
         """See `Mixing`."""
         side = rng.uniform(*self.area) ** 0.5
         height, width = (max(1, round(length * side)) for length in sample.size)
-        top, left = (
-            int(rng.integers(whole - part + 1)) for whole, part in zip(sample.size, (height, width), strict=True)
-        )
-        return _composed(sample, [((slice(top, top + height), slice(left, left + width)), other())])
+        draw = _anywhere if focus is None else partial(_beside, _around(focus, sample.size))
+        return _composed(sample, [(draw(sample.size, (height, width), rng), other())])
 
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four samples in four quarters about a random point (YOLOv4, Bochkovskiy et al. 2020); this one keeps the upper left.
+    """Four samples in four quarters about a random point (YOLOv4, Bochkovskiy et al. 2020); this one keeps the upper left, or
+    the quarter that its focus lies in; where the quarters would part the focus from its neighbours, they meet beside them.
 
     Args:
         centre: where the point lies, as a share of height and of width, uniform.
@@ -88,11 +104,19 @@ class Mosaic:
                 f"mosaic.centre: expected two shares between 0 and 1, the lower first, found {self.centre[0]} and {self.centre[1]}."
             )
 
-    def mix(self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator) -> Sample:
+    def mix(
+        self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator, *, focus: Pixel | None = None
+    ) -> Sample:
         """See `Mixing`."""
         row_, column = (round(length * rng.uniform(*self.centre)) for length in sample.size)
-        above, below, before, after = slice(0, row_), slice(row_, None), slice(0, column), slice(column, None)
-        return _composed(sample, [(window, other()) for window in ((above, after), (below, before), (below, after))])
+        own = (0, 0)
+        if focus is not None:
+            kept = _around(focus, sample.size)
+            row_, column = _not_through(kept[0], row_), _not_through(kept[1], column)
+            own = int(focus[0] >= row_), int(focus[1] >= column)
+        rows, columns = (slice(0, row_), slice(row_, None)), (slice(0, column), slice(column, None))
+        quarters = [quarter for quarter in ((0, 0), (0, 1), (1, 0), (1, 1)) if quarter != own]
+        return _composed(sample, [((rows[down], columns[right]), other()) for down, right in quarters])
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,8 @@ class CopyPaste:
     """Objects of a second sample over this one (Ghiasi et al. 2021, Simple copy-paste, arXiv:2012.07177, section 3).
 
     A random subset of them is pasted where it stands; what it hides of the objects below is taken from their masks, and those
-    of which less than `visible` is left are dropped. Crowd regions are not pasted. For targets with objects alone.
+    of which less than `visible` is left are dropped. Crowd regions are not pasted, nor objects that would cover a focus; what lies
+    at the focus is never dropped. For targets with objects alone.
 
     Args:
         share: of the second sample's objects that are pasted, uniform.
@@ -120,7 +145,9 @@ class CopyPaste:
         if not 0 <= self.visible < 1:
             raise UserError(f"copy_paste.visible: expected 0 or more and less than 1, found {self.visible}.")
 
-    def mix(self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator) -> Sample:
+    def mix(
+        self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator, *, focus: Pixel | None = None
+    ) -> Sample:
         """See `Mixing`."""
         second = other()
         _check(sample, second.size, second)
@@ -131,17 +158,73 @@ class CopyPaste:
                 "cut_mix and mosaic otherwise."
             )
         drawn = rng.random(len(above)) < rng.uniform(*self.share)
-        chosen = above[drawn & ~above.crowd]
+        chosen = above[drawn & ~above.crowd & ~_holding(above, focus)]
         if not len(chosen):
             return sample
         over = chosen.masks.merge().dense()[0].astype(bool)
         image = np.where(over[..., None], second.image, sample.image)
-        left = _within(below, ~over, visible=self.visible)
+        left = _within(below, ~over, visible=np.where(_holding(below, focus), 0.0, self.visible))
         return replace(sample, image=image, target=joined_instances([left, chosen]))
 
 
 MixingOperation = CutMix | Mosaic | CopyPaste
 """Those of this file; what a configuration may name."""
+
+
+def _anywhere(size: Size, part: Size, rng: np.random.Generator) -> Window:
+    """Of the size `part`, inside a sample of `size`."""
+    top, left = (int(rng.integers(whole - side + 1)) for whole, side in zip(size, part, strict=True))
+    return _window(top, left, part)
+
+
+def _around(focus: Pixel, size: Size) -> Window:
+    """The focus and its neighbours inside a sample of `size`.
+
+    A label is read at the centre of its pixel, so that in a smaller image the class at the focus may show in a neighbour alone.
+    """
+    rows, columns = (slice(max(at - 1, 0), min(at + 2, whole)) for at, whole in zip(focus, size, strict=True))
+    return rows, columns
+
+
+def _beside(kept: Window, size: Size, part: Size, rng: np.random.Generator) -> Window:
+    """As `_anywhere`, and without any of `kept`: all places equally likely; in the shape of `_fitting`."""
+    part = _fitting(kept, size, part, rng)
+    free = np.ones([whole - side + 1 for whole, side in zip(size, part, strict=True)], np.bool_)
+    free[tuple(slice(max(at.start - side + 1, 0), at.stop) for at, side in zip(kept, part, strict=True))] = False
+    places = np.flatnonzero(free)
+    top, left = divmod(int(places[rng.integers(len(places))]), free.shape[1])
+    return _window(top, left, part)
+
+
+def _fitting(kept: Window, size: Size, part: Size, rng: np.random.Generator) -> Size:
+    """`part`, or where it has no room beside `kept`, the same area as far as there is room, one side being all the room."""
+    room = [max(at.start, whole - at.stop) for at, whole in zip(kept, size, strict=True)]
+    if part[0] <= room[0] or part[1] <= room[1]:
+        return part
+    area, most = part[0] * part[1], [room[0] * size[1], room[1] * size[0]]
+    fits = [axis for axis in (0, 1) if most[axis] >= area] or [int(np.argmax(most))]
+    axis = fits[int(rng.integers(len(fits)))]
+    across = min(size[1 - axis], round(area / max(room[axis], 1)))
+    return (room[0], across) if axis == 0 else (across, room[1])
+
+
+def _not_through(kept: slice, cut: int) -> int:
+    """`cut`, or where it parts `kept`, the nearer end of that."""
+    parted = kept.start < cut < kept.stop
+    return min((kept.start, kept.stop), key=lambda end: abs(end - cut)) if parted else cut
+
+
+def _window(top: int, left: int, size: Size) -> Window:
+    return slice(top, top + size[0]), slice(left, left + size[1])
+
+
+def _holding(target: Instances, focus: Pixel | None) -> np.ndarray:
+    """bool (N,): the objects at `focus` or beside it."""
+    if focus is None:
+        return np.zeros(len(target), np.bool_)
+    rows, columns = _around(focus, target.size)
+    shown = target.masks.window(rows.start, columns.start, (rows.stop - rows.start, columns.stop - columns.start))
+    return shown.areas() > 0
 
 
 def mix_semantic(target: SemanticMap, parts: Sequence[tuple[Window, SemanticMap]]) -> SemanticMap:
@@ -163,7 +246,7 @@ def mix_instances(target: Instances, parts: Sequence[tuple[Window, Instances]]) 
     return joined_instances(found)
 
 
-def _within(target: Instances, where: np.ndarray, *, visible: float = 0.0) -> Instances:
+def _within(target: Instances, where: np.ndarray, *, visible: float | np.ndarray = 0.0) -> Instances:
     maps, layer = layered(target.masks)
     return left_of(target, maps * where, layer, visible=visible)
 

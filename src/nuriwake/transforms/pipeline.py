@@ -83,7 +83,8 @@ class Pipeline:
         Args:
             sample: stays as it is.
             rng: the only source of randomness: the same state gives the same result.
-            focus: (y, x) of a pixel of the sample that the result is to contain, for patches that must show something.
+            focus: (y, x) of a pixel of the sample that the result is to contain, for patches that must show something;
+                `mixing` does not cover it.
             other: another sample at every call; needed by `mixing` alone.
         """
         whole = self._warped(sample, rng, focus, other)
@@ -126,18 +127,20 @@ class Pipeline:
         self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None, other: Other | None
     ) -> Sample:
         """Geometry, then mixing."""
-        whole = self._shown(sample, rng, focus)
+        warp = self.plan(sample.size, rng, focus=focus)
+        whole = self._shown(sample, warp)
+        landed = None if focus is None else _landed(warp, focus)
         for operation in drawn(self.mixing, rng):
             if other is None:
                 raise UserError(f"{operation.name} needs other samples to mix in: give the pipeline `other`.")
-            whole = operation.mix(whole, partial(self._next, other, rng), rng)
+            whole = operation.mix(whole, partial(self._next, other, rng), rng, focus=landed)
         return whole
 
     def _next(self, other: Other, rng: np.random.Generator) -> Sample:
-        return self._shown(other(), rng, None)
+        sample = other()
+        return self._shown(sample, self.plan(sample.size, rng))
 
-    def _shown(self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None) -> Sample:
-        warp = self.plan(sample.size, rng, focus=focus)
+    def _shown(self, sample: Sample, warp: Warp) -> Sample:
         target = None if sample.target is None else warp_target(sample.target, warp)
         border, fill = ("constant", _mean(sample.image)) if self.border == "mean" else (self.border, self.fill)
         return replace(sample, image=warp.image(sample.image, border=border, fill=fill), target=target)
@@ -163,6 +166,13 @@ def _containing(warp: Warp, focus: tuple[int, int]) -> Warp:
     y, x = warp.landing((focus[0] + 0.5, focus[1] + 0.5))
     top, left = (_outside(position, side) for position, side in zip((y, x), warp.size, strict=True))
     return warp if top == left == 0 else warp.window(top, left, warp.size)
+
+
+def _landed(warp: Warp, focus: tuple[int, int]) -> tuple[int, int]:
+    """The pixel (y, x) of the canvas that the focus lands in; the canvas is one that contains it."""
+    y, x = warp.landing((focus[0] + 0.5, focus[1] + 0.5))
+    # Rounding may put what lands on the very edge beyond it.
+    return min(max(floor(y), 0), warp.size[0] - 1), min(max(floor(x), 0), warp.size[1] - 1)
 
 
 def _outside(position: float, side: int) -> int:

@@ -28,10 +28,10 @@ def warp_instances(target: Instances, warp: Warp) -> Instances:
     return left_of(target, shown, layer)
 
 
-def left_of(target: Instances, maps: np.ndarray, layer: np.ndarray, *, visible: float = 0.0) -> Instances:
+def left_of(target: Instances, maps: np.ndarray, layer: np.ndarray, *, visible: float | np.ndarray = 0.0) -> Instances:
     """`target` with the masks that `maps` (L, H, W) now hold, see `layered`; stated areas and boxes no longer count.
 
-    Objects of which no pixel, or less than the share `visible`, is left are dropped.
+    Objects of which no pixel, or less than the share `visible`, one for all or (N,), is left are dropped.
     """
     masks = unlayered(maps, layer)
     areas = masks.areas()
