@@ -96,6 +96,23 @@ def test_a_budget_ends_inside_itself_whatever_the_noise():
         assert spent <= 0.1 * 120 + evaluation
 
 
+def test_a_budget_that_its_evaluations_exceed_is_said_once():
+    assert Plan(budget=60.0).warning(5.0) == ""  # nothing is known yet
+    assert Plan(budget=600.0, evaluation_seconds=40.0).warning(5.0) == ""
+    assert Plan(steps=10, evaluation_seconds=40.0).warning(5.0) == ""
+    plan = Plan(budget=60.0, evaluation_seconds=40.0)
+    words = plan.warning(5.0)
+    assert (
+        "budget of 60 s will be exceeded by about 60 s" in words
+    )  # half of it, and twice 40 s with a tenth and the bundle
+    assert "takes about 40 s" in words
+    assert "give 180 s or more" in words
+    assert plan.warning(6.0) == ""
+    # The only evaluation was the last one, and took longer than anybody knew.
+    assert "exceeded by about 66 s" in Plan(budget=60.0, evaluation_seconds=40.0).warning(80.0, evaluated=True)
+    assert Plan(budget=180.0, evaluation_seconds=40.0).warning(90.0) == ""
+
+
 def test_a_budget_is_evaluated_less_in_its_first_half():
     plan, found = Plan(budget=2400.0, evaluation_seconds=16.0), []
     for hundredth in range(101):

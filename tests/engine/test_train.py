@@ -203,6 +203,20 @@ def test_a_budget_is_kept(tiny_config):
     assert last["progress"] == 1.0
 
 
+@pytest.mark.parametrize("guessed", [0.0, 30.0])
+def test_a_budget_that_is_too_small_for_the_evaluations_is_said(tiny_config, monkeypatch, guessed):
+    import nuriwake.engine.train as loop
+
+    monkeypatch.setattr(loop, "_guess", lambda *_: guessed)
+    monkeypatch.setattr(loop, "evaluate", lambda *given, **more: replace(evaluate(*given, **more), seconds=30.0))
+    lines: list[str] = []
+    train(tiny_config({"budget": "6s"}), report=lines.append)
+    said = [index for index, line in enumerate(lines) if "budget of 6 s will be exceeded by about" in line]
+    evaluated = next(index for index, line in enumerate(lines) if line.startswith("step "))
+    assert len(said) == 1
+    assert (said[0] < evaluated) == bool(guessed)
+
+
 def test_epochs_draw_every_image(tiny_config):
     run = train(tiny_config({"epochs": 2}))
     assert [line for line in run.history if line["kind"] == "train"][-1]["step"] == 5  # 20 images in batches of 4

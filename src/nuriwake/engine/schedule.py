@@ -8,6 +8,9 @@ from nuriwake.engine.config import ScheduleConfig
 EVALUATION_SHARE = 0.1
 """Evaluations between the first and the last step take at most about this share of the time."""
 
+EXCESS_SHARE = 0.05
+"""A budget that is exceeded by less is not worth a word."""
+
 
 def rate_factor(schedule: ScheduleConfig, step: int, progress: float) -> float:
     """The learning rate of step `step` (from 0) as a share of the highest; `progress` in 0..1 of the run.
@@ -52,6 +55,7 @@ class Plan:
         budget: seconds for everything.
         every: steps between evaluations; None: spread over the run by cost.
         evaluation_seconds: of the slowest evaluation so far, or an estimate.
+        warned: `warning` has said its words.
         final_cost: seconds of the final evaluation, in float32, relative to the others.
         evaluated: progress at the last evaluation.
         reached: the highest progress so far, which never falls.
@@ -64,6 +68,7 @@ class Plan:
     evaluated: float = 0.0
     reached: float = field(default=0.0)
     final_cost: float = 1.0
+    warned: bool = False
 
     def progress(self, step: int, elapsed: float) -> float:
         """0..1 before step `step` (from 0) after `elapsed` seconds; 1 means that the run is over."""
@@ -75,10 +80,36 @@ class Plan:
 
     @property
     def reserve(self) -> float:
-        """Seconds of the budget kept for the last evaluation, the final one, and the bundle and report."""
+        """Seconds of the budget kept for the last evaluation, the final one, and the bundle and report: half of it at most."""
         assert self.budget is not None
-        evaluations = 1.1 * (1 + self.final_cost) * self.evaluation_seconds
-        return min(evaluations + 1.0 + min(0.02 * self.budget, 20.0), 0.5 * self.budget)
+        return min(self._ending(), 0.5 * self.budget)
+
+    def warning(self, elapsed: float, *, evaluated: bool = False) -> str:
+        """What a person should know, once, as soon as the end of the run is seen not to fit into its budget; else "".
+
+        Args:
+            elapsed: seconds so far.
+            evaluated: the last evaluation is done, and the final one is still to come.
+        """
+        if self.budget is None or self.warned or not self.evaluation_seconds:
+            return ""
+        begins = elapsed if evaluated else max(elapsed, self.budget - self.reserve)
+        excess = begins + self._ending(evaluated=evaluated) - self.budget
+        if excess < EXCESS_SHARE * self.budget:
+            return ""
+        self.warned = True
+        enough = max(2 * self._ending(), self.budget + excess)
+        return (
+            f"The budget of {self.budget:.0f} s will be exceeded by about {excess:.0f} s: an evaluation of the validation images "
+            f"takes about {self.evaluation_seconds:.0f} s, and two of them end every run; give {enough:.0f} s or more, or fewer "
+            "validation images."
+        )
+
+    def _ending(self, *, evaluated: bool = False) -> float:
+        """Seconds from the last step on; from the last evaluation on, where that is done."""
+        assert self.budget is not None
+        evaluations = self.final_cost + (not evaluated)
+        return 1.1 * evaluations * self.evaluation_seconds + 1.0 + min(0.02 * self.budget, 20.0)
 
     def evaluation_due(self, step: int, progress: float) -> bool:
         """After `step` steps: is an evaluation due? The end of a run always is."""

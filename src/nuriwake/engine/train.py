@@ -102,6 +102,7 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
             continue
         plan.evaluation_seconds = plan.evaluation_seconds or guess
         progress = plan.progress(position.step, elapsed)
+        _warn(job, elapsed)
         ended = progress >= 1.0 or position.stopped
         due = position.step != position.evaluated_step and (ended or plan.evaluation_due(position.step, progress))
         steady = due or position.step % STEADY_STEPS == 0
@@ -119,6 +120,8 @@ def _train(job: Job, interrupts: Interrupts, bar: Bar, records: Records, started
             except _GivenUp:
                 number = interrupts.number
             ended = ended or position.stopped
+            if ended and not number:
+                _warn(job, time.perf_counter() - started, evaluated=True)
             speed.pause()
         if keep:
             position.elapsed = time.perf_counter() - started
@@ -180,6 +183,7 @@ def _evaluate(job: Job, progress: float, interrupts: Interrupts) -> Evaluation:
         if interrupts.number and job.team.world == 1:
             raise _GivenUp
 
+    job.team.share_buffers(job.evaluated)  # all score the weights that the leader keeps
     found = evaluate(job.predictor(), job.data, records, request=job.request(), read=job.read_val, tick=look)
     training_mode(job.network, job.frozen)
     (seconds,) = job.team.highest([found.seconds])
@@ -235,6 +239,11 @@ def _backbone_share(job: Job, progress: float) -> float:
     if job.config.model.backbone_weights is None:
         return 1.0
     return backbone_factor(job.config.schedule, job.position.step, progress)
+
+
+def _warn(job: Job, elapsed: float, *, evaluated: bool = False) -> None:
+    if words := job.plan.warning(elapsed, evaluated=evaluated):
+        job.report(words)
 
 
 def _epoch(job: Job) -> float:
