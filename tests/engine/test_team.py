@@ -1,16 +1,20 @@
-"""Several batches per step and several processes are one larger batch; and the processes always take the same turn."""
+"""Several batches per step and several processes are one larger batch; the processes take the same turn and score the same weights."""
 
 import multiprocessing
 import os
+import signal
 import socket
+from contextlib import nullcontext
 
 import cv2
 import pytest
 import torch
 
 from nuriwake.core.errors import UserError
+from nuriwake.engine import train as loop
 from nuriwake.engine.checkpoint import read_torch
-from nuriwake.engine.run import open_run
+from nuriwake.engine.interrupts import Interrupted
+from nuriwake.engine.run import holds_run, open_run
 from nuriwake.engine.train import train
 
 # Forked from this process, which has imported everything: see test_resume.
@@ -41,7 +45,7 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def _member(rank: int, jobs) -> None:
+def _member(rank: int, work, jobs) -> None:
     for config, port in jobs:
         os.environ.update(
             {
@@ -52,13 +56,13 @@ def _member(rank: int, jobs) -> None:
                 "MASTER_PORT": port,
             }
         )
-        train(config)
+        work(config)
 
 
-def train_in_two(*configs) -> None:
+def train_in_two(*configs, work=train) -> None:
     """Each of `configs` in turn, by the same two processes."""
     jobs = [(config, free_port()) for config in configs]
-    processes = [FORK.Process(target=_member, args=(rank, jobs)) for rank in (0, 1)]
+    processes = [FORK.Process(target=_member, args=(rank, work, jobs)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
@@ -113,3 +117,50 @@ def test_the_crops_of_this_test_ignore_pixels(tiny_config):
     lock.release()
     shares = (next(job.batches()).targets == IGNORE).float().mean((1, 2))
     assert len(set(shares.tolist())) > 2
+
+
+def _train_noting_buffers(config) -> None:
+    """Train, or go on; every process writes the buffers that it evaluates. A signal stops the run "broken" in step 4."""
+    evaluate, start = loop.evaluate, f"{config.out.name}-{os.environ['RANK']}-"
+
+    def note(predictor, *rest, **options):
+        number = len(list(config.out.parent.glob(f"{start}*")))
+        torch.save(dict(predictor.model.named_buffers()), config.out.with_name(f"{start}{number}"))
+        return evaluate(predictor, *rest, **options)
+
+    resume = holds_run(config.out)
+    stopped = config.out.name == "broken" and not resume
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate", note)
+        patch.setattr(loop, "take_step", _stopping(loop.take_step) if stopped else loop.take_step)
+        with pytest.raises(Interrupted) if stopped else nullcontext():
+            train(config, resume=resume)
+
+
+def _stopping(take_step):
+    def step(job, *rest, **options):
+        if job.team.leader and job.position.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(job, *rest, **options)
+
+    return step
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_all_evaluate_the_statistics_that_are_kept(tiny_config, tmp_path, average):
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    norms = {"model.options": {"norm": "batch"}, "ema": average, "evaluation.every": 3, "steps": 6}
+    whole, broken = (tiny_config({**norms, "out": str(tmp_path / name)}) for name in ("whole", "broken"))
+    train_in_two(whole, broken, broken, work=_train_noting_buffers)
+    for number in range(2):
+        names = [f"{run}-{rank}-{number}" for run in ("whole", "broken") for rank in (0, 1)]
+        expected, *others = (torch.load(tmp_path / name) for name in names)
+        assert "encoder.1.running_mean" in expected
+        for found in others:
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    runs = [open_run(config.out) for config in (whole, broken)]
+    scores = [[line["scores"] for line in run.history if line["kind"] == "evaluation"] for run in runs]
+    assert scores[0] == scores[1]
+    assert runs[0].scores == runs[1].scores
+    torch.testing.assert_close(weights(broken.out), weights(whole.out), rtol=0, atol=0)

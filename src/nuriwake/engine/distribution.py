@@ -3,7 +3,7 @@
 The processes of a run share its folder; rank 0 writes. Several processes (and accumulated batches) take the step of one
 process on the same images, ignored pixels and class weights included, as far as the loss is a mean over pixels: every
 part counts by its share of the pixels. Two things see the images of their own process only, and differ from one process:
-- Batch normalisation on the CPU; on GPUs it is synchronised.
+- Batch normalisation on the CPU; on GPUs it is synchronised. What is evaluated and kept are rank 0's statistics.
 - Losses that are ratios over the batch (Dice, Jaccard, Tversky and Lovasz) or pick pixels from it (hard-pixel mining):
   they are averaged over the processes with the same shares.
 Hence a run goes on with as many processes as it was started with.
@@ -85,6 +85,17 @@ class Team:
         if box[1] is not None:
             raise box[1]
         return box[0]
+
+    @torch.no_grad()
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give `module` the leader's buffers in every process; nothing happens in a single one.
+
+        Every process has batch statistics, and averages of them, of its own images, and only the leader's are kept.
+        """
+        for buffer in () if self.world == 1 else module.buffers():
+            leaders = buffer.contiguous()
+            dist.broadcast(leaders, src=0)
+            buffer.copy_(leaders)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model` whose gradients are averaged over the processes."""
