@@ -89,6 +89,17 @@ def test_predict_writes_labels_overlay_and_list(trained, data, tmp_path):
     np.testing.assert_array_equal(predictor(image).labels, np.asarray(Image.open(out / listed[0]["labels"][0])))
 
 
+def test_results_among_the_images_are_not_predicted_in_their_turn(trained, data, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    shutil.copytree(data / "images" / "val", photos)
+    names = sorted(path.stem for path in photos.iterdir())
+    for out in ("predictions", "predictions", "others"):
+        assert run(["predict", str(trained), str(photos), "--out", str(photos / out)]) == 0
+        listed = json.loads((photos / out / "predictions.json").read_text())["images"]
+        assert [Path(entry["image"]).stem for entry in listed] == names
+    assert capsys.readouterr().out.count("Left out as results of predict: 6 images in") == 2
+
+
 def test_predict_sees_of_a_folder_what_training_sees(trained, data, tmp_path):
     image, folder = sorted((data / "images" / "val").glob("*.jpg"))[0], tmp_path / "in"
     (folder / ".thumbnails").mkdir(parents=True)

@@ -26,7 +26,8 @@ def predict(
 
     Args:
         run: a run folder or a bundle file.
-        images: files, or folders that are searched for images and NIfTI volumes with their subfolders.
+        images: files, or folders that are searched for images and NIfTI volumes with their subfolders; what predict wrote
+            there, and all that is in `out`, is left out.
         out: the folder for the results.
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         overlay: write the picture with the prediction painted over it, too.
@@ -39,11 +40,13 @@ def predict(
         fields: of the settings.
     """
     from nuriwake.api import load
-    from nuriwake.cli.prediction import Wanted, find_images, predict_files
+    from nuriwake.cli.finding import find_images
+    from nuriwake.cli.prediction import Wanted, predict_files
 
     predictor = load(run, device=device, task=task, settings=settings_changes(settings, fields))
     wanted = Wanted(out, overlay, to, run, slice_axis)
-    count, notes = predict_files(predictor, find_images(images, channels=predictor.preprocessing.channels), wanted)
-    for note in notes:
+    found = find_images(images, out, channels=predictor.preprocessing.channels)
+    count, notes = predict_files(predictor, found.files, wanted)
+    for note in (*found.notes, *notes):
         print(note)
     print(f"{count} {'image' if count == 1 else 'images'} -> {out}")

@@ -1,6 +1,6 @@
 """From image files to files of predictions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from PIL import Image
 
 from nuriwake.cli.answers import keep
 from nuriwake.cli.earlier import LISTING, earlier_predictions
-from nuriwake.cli.volumes import VolumeWanted, find_volumes, predict_volume, volume_note
+from nuriwake.cli.volumes import VolumeWanted, predict_volume, volume_note
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
 from nuriwake.core.instances import Instances
@@ -21,9 +21,7 @@ from nuriwake.core.serial import to_plain
 from nuriwake.core.targets import SemanticMap, Target, label_files
 from nuriwake.data.coco_ids import ImageIds, image_ids
 from nuriwake.data.coco_write import ResultKind, coco_results
-from nuriwake.data.headers import IMAGE_SUFFIXES
 from nuriwake.data.images import read_image
-from nuriwake.data.layout import visible_files
 from nuriwake.data.nifti_address import volume_name
 from nuriwake.data.writing import refuse_unsuitable, write_data
 from nuriwake.data.written import WriteSettings
@@ -35,29 +33,6 @@ ANSWERS: Mapping[str, type[Target]] = {"semantic": SemanticMap, "instance": Inst
 
 RESULTS: Mapping[ResultKind, str] = {"mask": "coco_results.json", "box": "coco_results_boxes.json"}
 """The files of COCO's format for detections."""
-
-
-def find_images(paths: Sequence[Path], *, channels: int = 1) -> dict[str, Path]:
-    """Image files and NIfTI volumes under `paths`: name of the prediction (relative, without suffix) -> file, sorted.
-
-    Args:
-        paths: files and folders; of a folder what `visible_files` finds, as for training.
-        channels: of an image; as many volumes NAME_0000, NAME_0001, ... are one, and its file is the first.
-
-    Raises:
-        UserError: nothing given, a path that does not exist, a folder without images, or two images of one name.
-    """
-    if not paths:
-        raise UserError("Give at least one image or folder to predict.")
-    found: dict[str, Path] = {}
-    for path in paths:
-        for file, name in _listed(path, channels):
-            if name in found:
-                raise UserError(
-                    f"{found[name]} and {file} would both be saved as '{name}'; predict them into two folders."
-                )
-            found[name] = file
-    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -204,22 +179,6 @@ def _label_files(out: Path, name: str, file: Path, predictor: Predictor) -> list
     volume = volume_name(file) is not None
     segments = [out / f"{name}.json"] if predictor.task == "panoptic" and not volume else []
     return [*label_files(out / f"{name}{'.nii.gz' if volume else '.png'}", predictor.answers), *segments]
-
-
-def _listed(path: Path, channels: int) -> list[tuple[Path, str]]:
-    if path.is_file():
-        return find_volumes([path], channels) if volume_name(path) is not None else [(path, path.stem)]
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such file or folder.")
-    everything = sorted(Path(parent) / name for parent, names in visible_files(path) for name in names)
-    files = [file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES]
-    volumes = find_volumes(everything, channels)
-    if not files and not volumes:
-        known = ", ".join(sorted({*IMAGE_SUFFIXES, ".nii", ".nii.gz"}))
-        raise UserError(f"{path}: no images in this folder (looked for {known}).")
-    return [(file, file.relative_to(path).with_suffix("").as_posix()) for file in files] + [
-        (file, (file.parent.relative_to(path) / name).as_posix()) for file, name in volumes
-    ]
 
 
 def _write_one(prediction: Target, image: np.ndarray, file: Path, target: Path, wanted: Wanted) -> dict[str, Any]:
