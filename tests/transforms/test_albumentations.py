@@ -44,6 +44,22 @@ def test_same_seed_same_sample_whatever_came_before():
     assert first.name == "x"
 
 
+def test_the_steps_of_a_pipeline_are_drawn_apart():
+    nested = A.Compose(
+        [A.HorizontalFlip(p=0.5), A.OneOf([A.VerticalFlip(p=1.0), A.NoOp(p=1.0)], p=1.0), A.RandomCrop(20, 25)]
+    )
+    transform = from_albumentations(nested)
+    rows, columns = np.mgrid[:40, :50].astype(np.uint8)
+    given = Sample(np.stack([rows, columns, rows], axis=2), None, name="x")
+    drawn = [transform(given, np.random.default_rng([0, index])).image for index in range(400)]
+    across = [bool(image[0, 0, 1] > image[0, -1, 1]) for image in drawn]
+    down = [bool(image[0, 0, 0] > image[-1, 0, 0]) for image in drawn]
+    left = [bool(image[..., 1].min() < 12) for image in drawn]
+    for one, other in ((across, down), (across, left), (down, left)):
+        table = np.histogram2d(one, other, bins=2, range=[[-0.5, 1.5]] * 2)[0] / 400
+        np.testing.assert_allclose(table, np.outer(table.sum(1), table.sum(0)), atol=0.06)
+
+
 @pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (5, "uint8"), (3, "float32")])
 def test_channels_and_dtypes(channels, dtype):
     out = from_albumentations(compose())(sample(channels, dtype), np.random.default_rng(0))
@@ -73,13 +89,13 @@ def test_another_size_is_refused():
 
 
 def test_what_cannot_be_seeded_is_refused():
-    with pytest.raises(UserError, match="without set_random_seed"):
+    with pytest.raises(UserError, match="without set_random_state"):
         from_albumentations(lambda image, mask: {"image": image, "mask": mask})
 
 
 def test_what_comes_back_is_checked():
     class Odd:
-        def set_random_seed(self, seed):
+        def set_random_state(self, numpy, plain):
             pass
 
         def __call__(self, image, mask):

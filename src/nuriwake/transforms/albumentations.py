@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import cv2
@@ -35,7 +36,10 @@ class AlbumentationsTransform:
                 f"An albumentations pipeline changes label maps, but '{sample.name}' has {type(target).__name__}: leave "
                 "augmentation.pipeline out for objects, nuriwake's own operations turn and crop their masks."
             )
-        self.compose.set_random_seed(int(rng.integers(1 << 31)))  # type: ignore[attr-defined]
+        # One pair of generators for all steps: a seed would give each step its own pair of the same seed, so that two flips
+        # of probability 0.5 always came together.
+        own, plain = np.random.default_rng(rng.integers(1 << 63)), Random(int(rng.integers(1 << 63)))
+        self.compose.set_random_state(own, plain)  # type: ignore[attr-defined]
         given = {"image": sample.image} if target is None else {"image": sample.image, "mask": target.labels}
         try:
             result = self.compose(**given)
@@ -123,9 +127,9 @@ def from_albumentations(compose: Callable[..., dict[str, Any]], *, size: Size | 
     Raises:
         UserError: `compose` cannot be seeded, or contains a step that belongs to nuriwake.
     """
-    if not callable(getattr(compose, "set_random_seed", None)):
+    if not callable(getattr(compose, "set_random_state", None)):
         raise UserError(
-            f"The albumentations pipeline is a {type(compose).__name__} without set_random_seed, so that a run could not be "
+            f"The albumentations pipeline is a {type(compose).__name__} without set_random_state, so that a run could not be "
             "repeated; expected an albumentations.Compose of version 2.0 or later."
         )
     for step in _steps(compose):
