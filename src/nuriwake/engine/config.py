@@ -55,7 +55,8 @@ class ModelConfig:
     """Which architecture.
 
     Attributes:
-        name: one of `nuriwake models`.
+        name: one of `nuriwake models`, or "module:Class" of a `nuriwake.models.Model` of your own (or of a function annotated to
+            return one); the module may be a file of the current folder.
         options: further arguments of the architecture.
         backbone_weights: a local file, or a name that can be fetched; None starts from random weights.
     """

@@ -350,8 +350,8 @@ def build_model(
     """A model by name, its fresh weights drawn from PyTorch's global generator.
 
     Args:
-        name: a key of `MODELS`, `<family>_<backbone>` ("unet_convnext_tiny"), an import path `package.module:Class`, or
-            an entry point of the group `nuriwake.model`.
+        name: a key of `MODELS`, `<family>_<backbone>` ("unet_convnext_tiny"), an import path `package.module:Class`
+            (also of a file of the current folder), or an entry point of the group `nuriwake.model`.
         in_channels: of the images.
         classes: channels of the output: `LabelSpace.channels`.
         options: the constructor's own options (`model_options(name)` lists them); lists from YAML become tuples.
