@@ -8,12 +8,13 @@ from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.panoptic import Panoptic
 from nuriwake.core.targets import SemanticMap
 from nuriwake.inference.decoding import output_type
+from nuriwake.losses import LOSSES, PixelCriterion, sum_terms
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.models import build_model
 from nuriwake.models.base import Model
 from nuriwake.models.outputs import PixelLogits
 from nuriwake.models.unet import UNet
-from nuriwake.tasks import LossSettings, crop_margin, get_task, stack_semantic
+from nuriwake.tasks import LossSettings, crop_margin, get_task, pixel_mass, stack_semantic
 
 BINARY = LabelSpace(("background", "thing"))
 THREE = LabelSpace(("a", "b", "c"))
@@ -134,3 +135,37 @@ def test_class_weights_are_refused_where_the_loss_has_none(task, model):
     assert row.criterion(built, space, LossSettings({})) is not None
     with pytest.raises(UserError, match=r"loss\.class_weights: .* set it to none"):
         row.criterion(built, space, LossSettings({}, class_weights=torch.ones(2)))
+
+
+# Ratios over the batch, which no share of the parts can sum to.
+RATIOS = {"dice", "jaccard", "tversky", "focal_tversky", "lovasz"}
+MEANS = sorted(set(LOSSES) - RATIOS)
+OPTIONS = {"cross_entropy": {"label_smoothing": 0.1}, "bce": {"positive_weight": 3.0}}
+
+
+def uneven(mode: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and truth of 3 images with other classes, and another number of ignored pixels, in each."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1 if mode == "binary" else 4, 6, 6, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 2, (3, 4, 6, 6) if mode == "multilabel" else (3, 6, 6), generator=generator)
+    if mode == "multiclass":
+        target[1:] += torch.randint(0, 3, (2, 6, 6), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = IGNORE
+    target[0, ..., :4] = IGNORE
+    return logits, target
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("weights", [None, (0.2, 3.0, 1.0, 0.5)])
+@pytest.mark.parametrize("terms", [*MEANS, "0.5*cross_entropy+2*bce"])
+def test_parts_that_count_by_their_mass_are_one_batch(mode, weights, terms):
+    logits, target = uneven(mode)
+    weights = None if weights is None else torch.tensor(weights[: 2 if mode == "binary" else 4]).double()
+    for options in ({}, {name: value for name, value in OPTIONS.items() if name in terms}):
+        criterion = PixelCriterion(terms, mode=mode, class_weights=weights, options=options)
+        parts = [slice(0, 1), slice(1, 3)]
+        masses = [pixel_mass(target[part], weights) for part in parts]
+        losses = [sum_terms(criterion(PixelLogits(logits[part]), target[part])) for part in parts]
+        whole = sum_terms(criterion(PixelLogits(logits), target))
+        shared = sum(mass * loss for mass, loss in zip(masses, losses, strict=True)) / sum(masses)
+        torch.testing.assert_close(shared, whole)

@@ -153,6 +153,9 @@ def crop_margin(truth: Tensor, margin: int) -> Tensor:
 def pixel_mass(truth: Tensor, class_weights: Tensor | None) -> float:
     """What the pixel losses divide by: the sum of the class weights of the true classes over all pixels not ignored.
 
+    Parts that count by it sum to the loss of the whole batch, for every term that is a mean over pixels: `cross_entropy`, `bce`
+    and `focal`, and sums of them. Ratios over the batch and hard-pixel mining are averaged over the parts instead.
+
     Args:
         truth: as `stack_semantic` makes it.
         class_weights: (K,), (2,) for a binary space; None counts pixels.

@@ -104,7 +104,9 @@ def test_masks_of_one_value_give_finite_gradients(mode, label):
 
 def test_a_class_weight_of_zero_leaves_the_class_out():
     logits, target = case("multiclass")
-    criterion = criterion_of("multiclass", ("cross_entropy", "dice", "focal", "lovasz"), class_weights=torch.zeros(3))
+    criterion = criterion_of(
+        "multiclass", ("cross_entropy", "bce", "dice", "focal", "lovasz"), class_weights=torch.zeros(3)
+    )
     named, gradient = terms_and_gradient(criterion, logits, target)
     assert all(value.item() == 0 for value in named.values())
     assert (gradient == 0).all()

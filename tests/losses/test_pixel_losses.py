@@ -90,7 +90,7 @@ def twin_bce(mode, logits, target, weights, positive):
         if label == IGNORE:
             continue
         yes = label == c if mode == "multiclass" else label == 1
-        weight = weights[int(yes)] if mode == "binary" else weights[c]
+        weight = weights[c] if mode == "multilabel" else weights[label]
         p = 1 / (1 + math.exp(-logits[b, c, i, j]))
         total += weight * (-positive[c] * math.log(p) if yes else -math.log(1 - p))
         denominator += weight

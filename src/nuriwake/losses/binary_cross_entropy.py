@@ -6,15 +6,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuriwake.core.errors import UserError
-from nuriwake.losses.pixels import PixelBatch, ratio, weighted_mean
+from nuriwake.losses.pixels import PixelBatch, weighted_mean
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
     """Every channel against its own yes or no, averaged over valid pixels and channels.
 
-    Class weights: the weighted mean; of the true class (binary) or of the channel (multilabel, multiclass). Multiclass
-    means one against the rest: the label's channel is a yes, all others a no.
+    Class weights: the weighted mean; of the true class (binary, multiclass) or of the channel (multilabel). Multiclass
+    means one against the rest: the label's channel is a yes, all others a no, and all have the weight of the pixel.
 
     Args:
         positive_weight: factor of the yes part, one number or one per channel; torch's `pos_weight`. It does not enter the
@@ -26,10 +26,11 @@ class BinaryCrossEntropy:
     def __call__(self, pixels: PixelBatch) -> Tensor:
         positive_weight = self._positive_weight(pixels)
         if pixels.mode == "multiclass":
-            return _one_against_rest(pixels, positive_weight)
-        losses = -pixels.true_log_probability
-        if self.positive_weight != 1.0:
-            losses = losses * (1 + (positive_weight[:, None] - 1) * pixels.labels)
+            losses = _one_against_rest(pixels, positive_weight)
+        else:
+            losses = -pixels.true_log_probability
+            if self.positive_weight != 1.0:
+                losses = losses * (1 + (positive_weight[:, None] - 1) * pixels.labels)
         return weighted_mean(losses, pixels.label_weights)
 
     def _positive_weight(self, pixels: PixelBatch) -> Tensor:
@@ -42,10 +43,10 @@ class BinaryCrossEntropy:
 
 
 def _one_against_rest(pixels: PixelBatch, positive_weight: Tensor) -> Tensor:
+    """(B, N): the mean over the channels; of any value where ignored."""
     # Every channel as a "no", then the label's channel corrected to a "yes": no one-hot map.
-    weights, labels = pixels.channel_weights, pixels.labels
-    negative = weights @ functional.softplus(pixels.logits)
+    labels = pixels.labels
+    negative = functional.softplus(pixels.logits).sum(1)
     true_logit = pixels.logits.gather(1, labels[:, None])[:, 0]
     positive = positive_weight[labels] * functional.softplus(-true_logit) - functional.softplus(true_logit)
-    total = ((negative + weights[labels] * positive) * pixels.valid).sum()
-    return ratio(total, pixels.valid.sum() * weights.sum())
+    return (negative + positive) / pixels.logits.shape[1]
