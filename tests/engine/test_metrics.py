@@ -1,6 +1,7 @@
 """Further metrics of an evaluation: asked for by name, in the units of the data, merged across processes."""
 
 import json
+import time
 import warnings
 from dataclasses import replace
 
@@ -11,8 +12,12 @@ from nuriwake.cli import run as command
 from nuriwake.core.errors import UserError
 from nuriwake.core.sample import Sample
 from nuriwake.data.formats import open_data
+from nuriwake.engine.distribution import join_team
 from nuriwake.engine.evaluate import ALONE, EvaluationRequest, evaluate, tell_limits
+from nuriwake.engine.lock import Lock
+from nuriwake.engine.setup import prepare_job
 from nuriwake.engine.train import train
+from nuriwake.metrics.boundary_metric import BoundaryMetric
 from nuriwake.metrics.metric import MetricSettings
 from nuriwake.tasks import get_task
 
@@ -77,3 +82,19 @@ def test_a_misspelt_metric_leaves_nothing(tiny_config, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'boundary'"):
         train(tiny_config({"evaluation.metrics": ["bondary"]}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_knows_what_the_metrics_at_its_end_cost(tiny_config, monkeypatch):
+    usual = BoundaryMetric.update
+
+    def slow(self, *values, **named):
+        time.sleep(0.2)
+        return usual(self, *values, **named)
+
+    monkeypatch.setattr(BoundaryMetric, "update", slow)
+    config = tiny_config({"budget": 300.0, "evaluation.metrics": ["boundary"]})
+    lock = Lock(config.out)
+    job = prepare_job(config, join_team("cpu"), lock=lock, resume=False, report=lambda line: None)
+    lock.release()
+    assert job.plan.further_seconds >= 0.2 * len(job.data.records("val"))
+    assert job.plan.reserve > 0.2 * len(job.data.records("val"))

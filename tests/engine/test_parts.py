@@ -113,6 +113,16 @@ def test_a_budget_that_its_evaluations_exceed_is_said_once():
     assert Plan(budget=180.0, evaluation_seconds=40.0).warning(90.0) == ""
 
 
+def test_a_budget_keeps_time_for_the_metrics_that_come_last():
+    usual, more = (
+        Plan(budget=600.0, evaluation_seconds=20.0),
+        Plan(budget=600.0, evaluation_seconds=20.0, further_seconds=100.0),
+    )
+    assert more.reserve == pytest.approx(usual.reserve + 110.0)
+    words = Plan(budget=300.0, evaluation_seconds=20.0, further_seconds=300.0).warning(5.0)
+    assert "with 300 s for the further metrics" in words
+
+
 def test_a_budget_is_evaluated_less_in_its_first_half():
     plan, found = Plan(budget=2400.0, evaluation_seconds=16.0), []
     for hundredth in range(101):

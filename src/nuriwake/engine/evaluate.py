@@ -164,6 +164,28 @@ def evaluate(
     )
 
 
+def further_seconds(
+    data: DataSet, records: Sequence[Record], request: EvaluationRequest, read: Callable[[int], Sample]
+) -> float:
+    """About how long the metrics of `request.metrics` take for this process's share of `records`.
+
+    Timed on the truth of two images, taken for its own prediction: distances between outlines depend on how long those are.
+    0 for objects, whose further metrics cost little beside their networks.
+    """
+    if not request.metrics or request.task.name != "semantic":
+        return 0.0
+    metrics = request.task.build_metrics(data.space, request.metrics, request.settings)[1:]
+    taken: list[float] = []
+    for index in (0, 0, len(records) // 2):  # the first time compiles
+        sample = read(index)
+        truth = _truth(sample)
+        started = time.perf_counter()
+        for metric in metrics:
+            metric.update(truth, truth, spacing=sample.spacing)
+        taken.append(time.perf_counter() - started)
+    return sum(taken[1:]) / 2 * len(records) / request.team.world
+
+
 def ahead(read: Callable[[int], Sample], indices: Sequence[int], *, threads: int) -> Iterator[tuple[int, Sample]]:
     """(index, sample) in order, while `threads` threads read the next ones, at most two each."""
     pool, waiting = ThreadPoolExecutor(threads), deque[tuple[int, Future[Sample]]]()

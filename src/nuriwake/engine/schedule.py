@@ -57,6 +57,7 @@ class Plan:
         evaluation_seconds: of the slowest evaluation so far, or an estimate.
         warned: `warning` has said its words.
         final_cost: seconds of the final evaluation, in float32, relative to the others.
+        further_seconds: of the metrics that only the final evaluation has, an estimate.
         evaluated: progress at the last evaluation.
         reached: the highest progress so far, which never falls.
     """
@@ -68,6 +69,7 @@ class Plan:
     evaluated: float = 0.0
     reached: float = field(default=0.0)
     final_cost: float = 1.0
+    further_seconds: float = 0.0
     warned: bool = False
 
     def progress(self, step: int, elapsed: float) -> float:
@@ -99,9 +101,10 @@ class Plan:
             return ""
         self.warned = True
         enough = max(2 * self._ending(), self.budget + excess)
+        more = f", with {self.further_seconds:.0f} s for the further metrics" if self.further_seconds >= 1 else ""
         return (
             f"The budget of {self.budget:.0f} s will be exceeded by about {excess:.0f} s: an evaluation of the validation images "
-            f"takes about {self.evaluation_seconds:.0f} s, and two of them end every run; give {enough:.0f} s or more, or fewer "
+            f"takes about {self.evaluation_seconds:.0f} s, and two of them end every run{more}; give {enough:.0f} s or more, or fewer "
             "validation images."
         )
 
@@ -109,7 +112,8 @@ class Plan:
         """Seconds from the last step on; from the last evaluation on, where that is done."""
         assert self.budget is not None
         evaluations = self.final_cost + (not evaluated)
-        return 1.1 * evaluations * self.evaluation_seconds + 1.0 + min(0.02 * self.budget, 20.0)
+        scoring = evaluations * self.evaluation_seconds + self.further_seconds
+        return 1.1 * scoring + 1.0 + min(0.02 * self.budget, 20.0)
 
     def evaluation_due(self, step: int, progress: float) -> bool:
         """After `step` steps: is an evaluation due? The end of a run always is."""

@@ -26,7 +26,7 @@ from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_th
 from nuriwake.engine.config import RunConfig
 from nuriwake.engine.distribution import Team, synchronise_norms
 from nuriwake.engine.ema import Average
-from nuriwake.engine.evaluate import EvaluationRequest
+from nuriwake.engine.evaluate import EvaluationRequest, further_seconds
 from nuriwake.engine.facts import DataFacts, data_facts, machine_facts
 from nuriwake.engine.lock import Lock
 from nuriwake.engine.network import Step
@@ -213,6 +213,9 @@ def prepare_job(
         say(line)
     job = _build(config, team, data, preprocessing, model=model, report=say)
     check_norms(job.model, job.frozen, config, channels=data.channels, world=team.world)
+    if job.plan.budget is not None:
+        own = further_seconds(data, data.records(config.data.val), job.request(final=True), job.read_val)
+        (job.plan.further_seconds,) = team.highest([own])
     job.predictor()  # settings that the decoder does not take come to light now, and not after the first steps
     if not resume:
         try_pipeline(config.augmentation, data, config.data.train)
