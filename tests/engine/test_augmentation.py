@@ -14,14 +14,17 @@ import torch
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
-from nuriwake.core.labels import LabelSpace
+from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.sample import Sample
 from nuriwake.data.formats import open_data
 from nuriwake.engine.augmentation import training_augmentation
 from nuriwake.engine.config import AugmentationConfig, RunConfig, override, read_overrides
+from nuriwake.engine.distribution import join_team
 from nuriwake.engine.facts import channel_statistics, data_facts, full_brightness, image_moments
+from nuriwake.engine.lock import Lock
 from nuriwake.engine.samples import IMAGENET, batches
+from nuriwake.engine.setup import prepare_job
 from nuriwake.engine.stream import DrawStream, Order
 from nuriwake.engine.train import train
 from nuriwake.tasks import get_task
@@ -80,6 +83,33 @@ def test_yaml_names_operations(tmp_path, tiny_config):
         assert not torch.equal(a.images, c.images)
     plain = first(override(config, {"augmentation.mixing": []}))
     assert not torch.equal(plain[0].images, one[0].images)
+
+
+@pytest.mark.parametrize("name", [None, "ours"])
+def test_the_loss_of_a_model_with_a_margin_sees_the_border_of_images(own, tiny_config, name):
+    """Crops were placed inside the image, margin and all, so that its outermost pixels were never learnt."""
+    config = tiny_config({"augmentation.preset": "none", "augmentation.crop_size": 24})
+    config = override(config, {"augmentation.pipeline": f"my_augmentation:{name}" if name else None})
+    pipeline = training_augmentation(config.augmentation, 3, 255.0, margin=6)
+    assert (pipeline.size, pipeline.margin) == ((24, 24), 6)
+    data = open_data(config.data.path)
+    team = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"))
+    found = islice(batches(config, data, get_task("semantic"), IMAGENET, team, start=0, margin=6), 20)
+    known = [get_task("semantic").crop(batch.targets, 6) != IGNORE for batch in found]
+    assert all(inside.all() for inside in known)
+    tops = [pipeline.plan((40, 48), np.random.default_rng(seed)).landing((0, 0))[0] for seed in range(99)]
+    assert name is not None or max(tops) == 6
+
+
+def test_a_run_gives_its_augmentation_the_margin_of_its_model(tiny_config):
+    options = {"model.name": "unet_valid", "model.options": {"width": 2}, "augmentation.crop_size": 188}
+    config = tiny_config({**options, "augmentation.preset": "none", "augmentation.balance": 0})
+    lock = Lock(config.out)
+    job = prepare_job(config, join_team("cpu"), lock=lock, resume=False, report=lambda line: None)
+    lock.release()
+    # 4 pixels are within the margin of 92: placed in the image, whose other pixels surround them.
+    truth = torch.stack([batch.targets for batch in islice(job.batches(), 3)])
+    assert (job.task.crop(truth, job.model.margin) != IGNORE).all()
 
 
 def test_the_scale_goes_to_crops_that_have_no_zoom_of_their_own():

@@ -1,6 +1,7 @@
 """Pipelines and presets: size, seeds, focus, alignment, the fused model input."""
 
 import pickle
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -158,6 +159,44 @@ def test_a_focus_is_always_in_the_crop(seed, row, column, name):
     assert 0 <= x < 40
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_within_a_margin_is_what_there_is_without_one(name):
+    inner = preset(name, (24, 28))
+    outer = replace(inner, size=(34, 38), margin=5)
+    for seed in range(20):
+        for focus in (None, (39, 0)):
+            alone, whole = (
+                pipeline.plan((40, 44), np.random.default_rng(seed), focus=focus) for pipeline in (inner, outer)
+            )
+            assert whole.size == (34, 38)
+            for points, within in zip(alone.grid(), whole.grid(), strict=True):
+                np.testing.assert_allclose(within[5:-5, 5:-5], points, atol=1e-3)
+
+
+def test_a_margin_shows_what_lies_around_the_window_and_mirrors_at_the_border():
+    numbered = np.arange(12 * 14, dtype=np.uint8).reshape(12, 14)
+    whole = Sample(numbered[..., None], SemanticMap((numbered % 7), SPACE))
+    pipeline = Pipeline((RandomCrop(),), (), (10, 10), margin=3)
+    mirrored = np.pad(numbered, 3, mode="reflect")
+    windows = {mirrored[y : y + 10, x : x + 10].tobytes() for y in range(9) for x in range(11)}
+    seen = {pipeline(whole, np.random.default_rng(seed)).image.tobytes() for seed in range(1500)}
+    assert seen == windows
+    rows = {
+        int(pipeline.plan((12, 14), np.random.default_rng(s), focus=(0, 13)).landing((0.5, 13.5))[0]) for s in range(9)
+    }
+    assert rows == {3}  # the first row of the image, in the first that the loss sees
+
+
+def test_a_focus_lies_within_the_margin():
+    pipeline = replace(preset("medical", (44, 60)), margin=10)
+    for seed in range(60):
+        focus = (seed % 70, (7 * seed) % 90)
+        warp = pipeline.plan((70, 90), np.random.default_rng(seed), focus=focus)
+        y, x = warp.landing((focus[0] + 0.5, focus[1] + 0.5))
+        assert 10 <= y < 34
+        assert 10 <= x < 50
+
+
 def test_probabilities_are_kept():
     pipeline = Pipeline((HorizontalFlip(0.3),), (), (4, 4))
     flips = sum(pipeline.plan((4, 4), np.random.default_rng(seed)).matrix[0, 0] < 0 for seed in range(2000))
@@ -183,6 +222,7 @@ def test_evaluation_is_the_middle_and_never_random():
     [
         (lambda: preset("natrual", (8, 8)), "Did you mean 'natural'"),
         (lambda: Pipeline((), (), (0, 8)), "size: expected a positive"),
+        (lambda: Pipeline((), (), (8, 9), margin=4), "margin: expected 0 to less than half of the size 8x9, found 4"),
         (lambda: Pipeline((HorizontalFlip(1.5),), (), (8, 8)), "horizontal_flip.probability"),
         (lambda: from_plain(Pipeline, {"geometric": [], "photometric": [], "size": [8, 8], "boarder": 1}), "'border'"),
     ],

@@ -44,15 +44,22 @@ class Augmentation(Protocol):
 
 
 def training_augmentation(
-    augmentation: AugmentationConfig, channels: int, maximum: float | Units, *, objects: bool = False
+    augmentation: AugmentationConfig,
+    channels: int,
+    maximum: float | Units,
+    *,
+    objects: bool = False,
+    margin: int = 0,
 ) -> Augmentation:
-    """The user's own pipeline where one is named, else `training_pipeline`.
+    """The user's own pipeline where one is named, else `training_pipeline`; for a model with `margin`.
+
+    An albumentations pipeline makes its crops itself, and knows nothing of a margin.
 
     Raises:
         UserError: the name leads to nothing, to neither kind of pipeline, or stands beside fields that it leaves no room for.
     """
     if augmentation.pipeline is None:
-        return training_pipeline(augmentation, channels, maximum, objects=objects)
+        return replace(training_pipeline(augmentation, channels, maximum, objects=objects), margin=margin)
     for name, given in (
         ("geometric", augmentation.geometric),
         ("photometric", augmentation.photometric),
@@ -63,7 +70,7 @@ def training_augmentation(
     side = augmentation.crop_size or 256
     found = import_pipeline(augmentation.pipeline)
     if isinstance(found, Pipeline):
-        return found if found.maximum is not None else replace(found, maximum=maximum)
+        return replace(found, maximum=maximum if found.maximum is None else found.maximum, margin=margin)
     own = found if isinstance(found, AlbumentationsTransform) else _compose(found, augmentation.pipeline, (side, side))
     if augmentation.balance:
         raise UserError(

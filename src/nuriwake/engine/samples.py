@@ -78,14 +78,21 @@ class PrepareSample:
 
 
 def batches(
-    config: RunConfig, data: DataSet, task: Task, preprocessing: Preprocessing, team: Team, *, start: int
+    config: RunConfig,
+    data: DataSet,
+    task: Task,
+    preprocessing: Preprocessing,
+    team: Team,
+    *,
+    start: int,
+    margin: int = 0,
 ) -> Iterator[Batch]:
-    """This process's share of the training batches, from optimiser step `start` on, without end."""
+    """This process's share of the training batches for a model with `margin`, from optimiser step `start` on, without end."""
     read = ReadRecord(data, config.data.train)
     budget = (config.data.cache_mib or 0) * 2**20
     objects = task.name != "semantic"
     augmentation = training_augmentation(
-        config.augmentation, data.channels, photometric_units(preprocessing), objects=objects
+        config.augmentation, data.channels, photometric_units(preprocessing), objects=objects, margin=margin
     )
     count = len(data.records(config.data.train))
     samples = DrawDataset(

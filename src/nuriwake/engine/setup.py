@@ -104,7 +104,8 @@ class Job:
 
     def batches(self) -> Iterator[Batch]:
         """The training batches from the current step on."""
-        return batches(self.config, self.data, self.task, self.preprocessing, self.team, start=self.position.step)
+        start, margin = self.position.step, self.model.margin
+        return batches(self.config, self.data, self.task, self.preprocessing, self.team, start=start, margin=margin)
 
     def autocast(self) -> Any:
         """The arithmetic of forward and loss."""

@@ -24,7 +24,7 @@ class Request:
     """What a pipeline asks of its operations.
 
     Args:
-        size: (height, width) that crops and resizes produce.
+        size: (height, width) that crops and resizes produce, without the pipeline's margin.
         focus: the source pixel (y, x) that a crop should contain; None for any crop.
     """
 

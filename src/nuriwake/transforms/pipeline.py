@@ -51,6 +51,9 @@ class Pipeline:
         maximum: the value of full brightness, the unit of the photometric operations; None for that of the dtype (255,
             65535, 1.0). A 12-bit camera says 4095, a CT in Hounsfield units about 3000. Nothing is clipped to it. `Units` say
             it channel by channel, for bands of different ranges.
+        margin: pixels on every side of the result for which the model gives no answer (`Model.margin`). What is within them is
+            placed by the operations, and holds a focus, so that the loss sees images to their very border; the margin shows
+            what lies around it, and `border` where that is beyond the image.
     """
 
     geometric: tuple[GeometricOperation, ...]
@@ -60,10 +63,15 @@ class Pipeline:
     border: Border | Literal["mean"] = field(default="reflect", kw_only=True)
     fill: float = field(default=0.0, kw_only=True)
     maximum: float | Units | None = field(default=None, kw_only=True)
+    margin: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UserError(f"size: expected a positive height and width, found {self.size[0]}x{self.size[1]}.")
+        if not 0 <= 2 * self.margin < min(self.size):
+            raise UserError(
+                f"margin: expected 0 to less than half of the size {self.size[0]}x{self.size[1]}, found {self.margin}."
+            )
         for operation in (*self.geometric, *self.photometric, *self.mixing):
             if not 0 <= operation.probability <= 1:
                 raise UserError(
@@ -116,12 +124,16 @@ class Pipeline:
 
     def plan(self, source: Size, rng: np.random.Generator, *, focus: tuple[int, int] | None = None) -> Warp:
         """The warp from an image of size `source` to `size`, its parameters drawn from `rng`."""
-        request = Request(self.size, focus)
+        inner = self.size[0] - 2 * self.margin, self.size[1] - 2 * self.margin
+        request = Request(inner, focus)
         warp = Warp.identity(source)
         for operation in drawn(self.geometric, rng):
             warp = operation.extend(warp, request, rng)
-        warp = central_window(warp, self.size)
-        return warp if focus is None else _containing(warp, focus)
+        warp = central_window(warp, inner)
+        if focus is not None:
+            warp = _containing(warp, focus)
+        # Pixels are read through the whole warp: around the inner window is what the image shows there.
+        return warp.window(-self.margin, -self.margin, self.size) if self.margin else warp
 
     def _warped(
         self, sample: Sample, rng: np.random.Generator, focus: tuple[int, int] | None, other: Other | None
