@@ -1,5 +1,7 @@
 """The warp against pixel-by-pixel twins, and where it must be exact."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -267,3 +269,22 @@ def test_one_pixel_images():
     warp = Warp.identity((1, 1)).window(-2, -3, (6, 8))
     np.testing.assert_array_equal(warp.image(image), 9)
     assert (warp.labels(image[..., 0]) != IGNORE).sum() == 1
+
+
+@pytest.mark.parametrize("top", [-70, -30, -3, 0, 5, 18, 29, 60])
+@pytest.mark.parametrize("height", [4, 25, 90])
+def test_a_mirrored_window_at_any_place(top, height):
+    image = picture(1, (23, 9))
+    mirrored = np.pad(image, ((200, 200), (0, 0), (0, 0)), mode="reflect")
+    window = Warp.identity((23, 9)).window(top, 2, (height, 5)).image(image)
+    np.testing.assert_array_equal(window, mirrored[200 + top : 200 + top + height, 2:7])
+
+
+def test_a_window_at_the_border_of_a_huge_image_copies_little_of_it():
+    image = np.zeros((3000, 4000, 3), np.uint8)
+    for top, left in ((-50, 100), (2900, 100), (100, -50), (100, 3900), (-50, 3900)):
+        tracemalloc.start()
+        assert Warp.identity((3000, 4000)).window(top, left, (200, 200)).image(image).shape == (200, 200, 3)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < image.nbytes / 20

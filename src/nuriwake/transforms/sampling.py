@@ -145,13 +145,22 @@ def _padded(image: np.ndarray, top: int, left: int, size: Size, beyond: Beyond) 
     first_y, first_x = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     last_y, last_x = max(min(bottom, height), first_y + 1), max(min(right, width), first_x + 1)
     if beyond.border == "reflect":
-        first_y, first_x, last_y, last_x = 0, 0, height, width
+        # As much more of it as is mirrored: of a huge image, padding all of it would be a copy for every window at its border.
+        (first_y, last_y), (first_x, last_x) = _mirrored_from(top, bottom, height), _mirrored_from(left, right, width)
     inside = image[first_y:last_y, first_x:last_x]
     margins = [max(first_y - top, 0), max(bottom - last_y, 0), max(first_x - left, 0), max(right - last_x, 0)]
     mode, value = beyond.cv2
     out = _joined([cv2.copyMakeBorder(chunk, *margins, borderType=mode, value=value) for chunk in _chunks(inside)])
     y, x = top - (first_y - margins[0]), left - (first_x - margins[2])
     return out[y : y + size[0], x : x + size[1]]
+
+
+def _mirrored_from(first: int, last: int, side: int) -> tuple[int, int]:
+    """The pixels that places `first` to `last` on an axis of `side` pixels show, with those beyond it mirrored; at an end that
+    is passed all up to it."""
+    lowest = 0 if first < 0 else max(min(first, 2 * side - 1 - last), 0)
+    highest = side if last > side else min(max(last, 1 - first), side)
+    return lowest, highest
 
 
 def _flipped(image: np.ndarray, *, flip_x: bool, flip_y: bool) -> np.ndarray:
