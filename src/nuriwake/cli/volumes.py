@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.files import atomic_path, write_bytes
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
@@ -54,7 +55,7 @@ class VolumeAnswer:
         """Class name -> voxels and millilitres, for the classes that occur."""
         assert self.space is not None
         if self.space.exclusive:
-            counts = np.bincount(self.labels[0].reshape(-1), minlength=len(self.space))
+            counts = value_counts(self.labels[0])
         else:
             counts = np.array([np.count_nonzero(stored == 1) for stored in self.labels])
         each = self.volume.voxel_millilitres

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from nuriwake.core.counting import value_counts
 from nuriwake.core.errors import UserError
 from nuriwake.core.geometry import Geometry, Interpolation, take_window
 from nuriwake.core.pixels import normalise
@@ -74,7 +75,7 @@ def image_levels(image: np.ndarray, percentiles: tuple[float, float]) -> tuple[f
         low, high = np.percentile(image, percentiles)
         return float(low), float(high)
     # A histogram is several times faster than sorting, and this runs for every training image.
-    counts = np.cumsum(np.bincount(image.reshape(-1)))
+    counts = np.cumsum(value_counts(image))
     low, high = (int(np.searchsorted(counts, max(counts[-1] * percentile / 100, 1))) for percentile in percentiles)
     return float(low), float(high)
 
