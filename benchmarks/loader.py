@@ -59,7 +59,7 @@ MEAN, DEVIATION = IMAGENET.mean, IMAGENET.deviation
 def ours(data: DataSet, task: str, images: int, workers: int) -> Callable[[int], Iterator[Any]]:
     """The loader of `train`, with the preset "natural" at its own zoom."""
     config = AugmentationConfig(preset="natural", crop_size=SIDE)
-    prepare = PrepareSample(training_augmentation(config, 3, 255.0), IMAGENET)
+    prepare = PrepareSample(training_augmentation(config, 3), IMAGENET)
     draws = _Draws(images)
     samples = DrawDataset(ReadRecord(data, "train"), prepare, seed=0, count=images)
     loader = make_loader(samples, draws, batch_size=BATCH, view=get_task(task).stack, workers=workers)

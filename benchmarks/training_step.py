@@ -29,6 +29,7 @@ from torch.nn import functional
 from nuriwake.data.batching import Batch
 from nuriwake.engine.config import DataConfig, ModelConfig, RunConfig, override
 from nuriwake.engine.distribution import join_team
+from nuriwake.engine.lock import Lock
 from nuriwake.engine.optim import training_mode
 from nuriwake.engine.precision import cpu_features, fast_bf16
 from nuriwake.engine.setup import prepare_job
@@ -57,7 +58,9 @@ def draw_images(root: Path) -> Path:
 
 def our_step(config: RunConfig, batch: Batch | None) -> Callable[[], None]:
     """One step of the engine; its own loader where `batch` is None."""
-    job = prepare_job(config, join_team(config.device), resume=False, report=lambda line: None)
+    lock = Lock(config.out)
+    job = prepare_job(config, join_team(config.device), lock=lock, resume=False, report=lambda line: None)
+    lock.release()
     training_mode(job.network, job.frozen)
     batches = job.batches() if batch is None else repeat(batch)
     watch = Watch(patience=1)

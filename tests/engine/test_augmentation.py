@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from nuriwake.core.errors import UserError
@@ -18,7 +19,7 @@ from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.runs import RunMasks
 from nuriwake.core.sample import Sample
 from nuriwake.data.formats import open_data
-from nuriwake.engine.augmentation import training_augmentation
+from nuriwake.engine.augmentation import training_augmentation, try_pipeline
 from nuriwake.engine.config import AugmentationConfig, RunConfig, override, read_overrides
 from nuriwake.engine.distribution import join_team
 from nuriwake.engine.facts import channel_statistics, data_facts, full_brightness, image_moments
@@ -72,7 +73,7 @@ def test_yaml_names_operations(tmp_path, tiny_config):
     )
     config = tiny_config(read_overrides(file))
     assert override(config, {}) == config
-    pipeline = training_augmentation(config.augmentation, 3, 255.0)
+    pipeline = training_augmentation(config.augmentation, 3)
     assert isinstance(pipeline, Pipeline)
     assert pipeline.geometric == (RandomCrop(zoom=(0.5, 2.0)), Elastic(strength=0.1), HorizontalFlip())
     assert (pipeline.photometric, pipeline.mixing) == ((Gamma(),), (CutMix(probability=1.0),))
@@ -90,7 +91,7 @@ def test_the_loss_of_a_model_with_a_margin_sees_the_border_of_images(own, tiny_c
     """Crops were placed inside the image, margin and all, so that its outermost pixels were never learnt."""
     config = tiny_config({"augmentation.preset": "none", "augmentation.crop_size": 24})
     config = override(config, {"augmentation.pipeline": f"my_augmentation:{name}" if name else None})
-    pipeline = training_augmentation(config.augmentation, 3, 255.0, margin=6)
+    pipeline = training_augmentation(config.augmentation, 3, margin=6)
     assert (pipeline.size, pipeline.margin) == ((24, 24), 6)
     data = open_data(config.data.path)
     team = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"))
@@ -120,16 +121,16 @@ def test_the_scale_goes_to_crops_that_have_no_zoom_of_their_own():
         "horizontal_flip",
     )
     augmentation = AugmentationConfig("natural", 32, scale=(0.5, 2.0), geometric=own)
-    assert training_augmentation(augmentation, 3, 255.0).geometric == (
+    assert training_augmentation(augmentation, 3).geometric == (
         RandomCrop(zoom=(0.5, 2.0)),
         RandomCrop(zoom=(0.5, 2.0), stretch=(0.9, 1.1)),
         RandomCrop(),
         HorizontalFlip(),
     )
     without = replace(augmentation, scale=None)
-    assert training_augmentation(without, 3, 255.0).geometric[0] == RandomCrop()
+    assert training_augmentation(without, 3).geometric[0] == RandomCrop()
     with pytest.raises(UserError, match="expected one operation"):
-        training_augmentation(replace(augmentation, geometric=({"random_crop": {}, "fit": {}},)), 3, 255.0)
+        training_augmentation(replace(augmentation, geometric=({"random_crop": {}, "fit": {}},)), 3)
 
 
 @pytest.mark.parametrize(("name", "side"), [("ours", 24), ("theirs", 32)])
@@ -154,6 +155,22 @@ def test_a_pipeline_that_fails_on_the_smallest_image_leaves_no_run_folder(own, t
     assert not config.out.exists()
 
 
+def test_float_images_that_albumentations_clips_are_said(own, tmp_path):
+    for name in "abc":
+        for kind, array in (("images", np.full((40, 40), -900, np.float32)), ("masks", np.eye(40, dtype=np.uint8))):
+            (tmp_path / "ct" / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "ct" / kind / f"{name}.tif", array)
+    augmentation = AugmentationConfig("none", 32, pipeline="my_augmentation:theirs")
+    with pytest.warns(UserWarning, match="clips float images to 0..1 .* reaches from -900 to -900"):
+        try_pipeline(augmentation, open_data(tmp_path / "ct"), "train", margin=0)
+
+
+def test_a_pipeline_of_ones_own_must_hold_the_margin(own, tmp_path, draw):
+    augmentation = AugmentationConfig("none", 24, pipeline="my_augmentation:ours")
+    with pytest.raises(UserError, match="margin"):
+        try_pipeline(augmentation, open_data(draw(tmp_path / "discs")), "train", margin=12)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -171,7 +188,7 @@ def test_a_pipeline_that_fails_on_the_smallest_image_leaves_no_run_folder(own, t
 )
 def test_what_is_no_pipeline_is_said(own, fields, sentence):
     with pytest.raises(UserError, match=sentence):
-        training_augmentation(AugmentationConfig("none", 32, **fields), 3, 255.0)
+        training_augmentation(AugmentationConfig("none", 32, **fields), 3)
 
 
 def test_images_with_rare_classes_are_drawn_more_often(draw, tmp_path, tiny_config):
@@ -250,7 +267,7 @@ def test_no_object_is_mirrored_at_the_border():
     image[24:40, 24:40], ids[24:40, 24:40] = 250, 1
     target = Instances(RunMasks.from_labels(ids, np.array([1])), np.zeros(1, np.int32), LabelSpace(("cell",), (True,)))
     for objects, copies in ((True, 1), (False, 2)):
-        pipeline = replace(training_augmentation(augmentation, 3, 255.0, objects=objects), photometric=())
+        pipeline = replace(training_augmentation(augmentation, 3, objects=objects), photometric=())
         found = pipeline(Sample(image, target, name="x"), np.random.default_rng(0))
         bright = (found.image[..., 0] > 150).astype(np.uint8)
         count = cv2.connectedComponents(bright)[0] - 1

@@ -534,7 +534,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_the_zoom_of_the_configuration_reaches_the_crop():
-    pipeline = training_pipeline(AugmentationConfig("natural", 64, (0.6, 1.8)), 3, 255.0)
+    pipeline = training_pipeline(AugmentationConfig("natural", 64, (0.6, 1.8)), 3)
     assert pipeline.size == (64, 64)
     assert [operation.zoom for operation in pipeline.geometric if operation.name == "random_crop"] == [(0.6, 1.8)]
 

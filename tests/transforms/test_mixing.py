@@ -242,3 +242,15 @@ def test_operations_by_name():
 def test_operations_that_are_not_understood(named, sentence):
     with pytest.raises(UserError, match=sentence):
         operations("geometric", [named], "g")
+
+
+def test_an_operation_of_ones_own_need_not_know_of_a_focus():
+    class Own:
+        name, probability = "own", 1.0
+
+        def mix(self, sample, other, rng):
+            return other()
+
+    pipeline = Pipeline((), (), (6, 6), mixing=(Own(),))
+    given, taken = (Sample(np.full((6, 6, 3), value, np.uint8)) for value in (1, 2))
+    assert (pipeline(given, np.random.default_rng(0), other=lambda: taken).image == 2).all()

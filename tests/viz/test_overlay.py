@@ -47,6 +47,10 @@ def test_whatever_a_predictor_takes_can_be_drawn_on():
     turned = Image.fromarray(array).transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x0112] = 6  # to be turned clockwise
     assert np.array_equal(target.overlay(turned), expected)
+    deep = Image.fromarray(array.astype(np.int32) * 200)
+    assert np.array_equal(target.overlay(deep), overlay(array.astype(np.float32), target))
+    with pytest.raises(UserError, match="found bool of shape"):
+        target.overlay(array > 3)
     with pytest.raises(UserError, match=r"\(H, W\) or \(H, W, C\) or a Pillow image, found str"):
         target.overlay("a.png")
 

@@ -1,5 +1,6 @@
 """From the configuration to what augments a training image: a preset with changes, or the user's own pipeline."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
@@ -19,7 +20,6 @@ from nuriwake.transforms.geometric import RandomCrop
 from nuriwake.transforms.operations import Named, operations
 from nuriwake.transforms.pipeline import Pipeline
 from nuriwake.transforms.presets import preset
-from nuriwake.transforms.toning import Units
 
 MOST_HEADERS = 480
 """Of so many training images the smallest is looked for to try a pipeline on."""
@@ -46,7 +46,6 @@ class Augmentation(Protocol):
 def training_augmentation(
     augmentation: AugmentationConfig,
     channels: int,
-    maximum: float | Units,
     *,
     objects: bool = False,
     margin: int = 0,
@@ -59,7 +58,7 @@ def training_augmentation(
         UserError: the name leads to nothing, to neither kind of pipeline, or stands beside fields that it leaves no room for.
     """
     if augmentation.pipeline is None:
-        return replace(training_pipeline(augmentation, channels, maximum, objects=objects), margin=margin)
+        return replace(training_pipeline(augmentation, channels, objects=objects), margin=margin)
     for name, given in (
         ("geometric", augmentation.geometric),
         ("photometric", augmentation.photometric),
@@ -70,7 +69,7 @@ def training_augmentation(
     side = augmentation.crop_size or 256
     found = import_pipeline(augmentation.pipeline)
     if isinstance(found, Pipeline):
-        return replace(found, maximum=maximum if found.maximum is None else found.maximum, margin=margin)
+        return replace(found, margin=margin)
     own = found if isinstance(found, AlbumentationsTransform) else _compose(found, augmentation.pipeline, (side, side))
     if augmentation.balance:
         raise UserError(
@@ -80,9 +79,7 @@ def training_augmentation(
     return own
 
 
-def training_pipeline(
-    augmentation: AugmentationConfig, channels: int, maximum: float | Units, *, objects: bool = False
-) -> Pipeline:
+def training_pipeline(augmentation: AugmentationConfig, channels: int, *, objects: bool = False) -> Pipeline:
     """The preset at the crop size, with the zoom and the operations of the configuration where it gives them.
 
     `augmentation.scale` is the zoom of the random crops, those in `augmentation.geometric` included that say none of their own.
@@ -92,7 +89,7 @@ def training_pipeline(
             mirrored; mirrored objects, which nobody outlined, would be learnt as background.
     """
     side = augmentation.crop_size or 256
-    pipeline = preset(cast(Any, augmentation.preset or "none"), (side, side), channels=channels, maximum=maximum)
+    pipeline = preset(cast(Any, augmentation.preset or "none"), (side, side), channels=channels)
     zoom = augmentation.scale
     changes: dict[str, Any] = {"mixing": operations("mixing", augmentation.mixing, "augmentation.mixing")}
     if objects:
@@ -110,22 +107,27 @@ def training_pipeline(
     return replace(pipeline, **changes)
 
 
-def try_pipeline(augmentation: AugmentationConfig, data: DataSet, split: str) -> None:
-    """Put the smallest training image (of some, evenly spread) through the user's albumentations pipeline, where there is one.
+def try_pipeline(augmentation: AugmentationConfig, data: DataSet, split: str, *, margin: int) -> None:
+    """Build what augments, and put the smallest training image (of some, evenly spread) through an albumentations pipeline.
 
     It is the smallest that crops most often fail on.
 
     Raises:
-        UserError: as `AlbumentationsTransform`.
+        UserError: as `training_augmentation` and `AlbumentationsTransform`.
     """
-    if augmentation.pipeline is None:
+    own = training_augmentation(augmentation, data.channels, margin=margin)
+    if not isinstance(own, AlbumentationsTransform):
         return
-    own = training_augmentation(augmentation, data.channels, 1.0)
-    if isinstance(own, AlbumentationsTransform):
-        smallest = min(
-            spread(data.records(split), MOST_HEADERS), key=lambda record: min(image_header(record.image).size)
+    smallest = min(spread(data.records(split), MOST_HEADERS), key=lambda record: min(image_header(record.image).size))
+    sample = data.read(smallest)
+    own(sample, np.random.default_rng(0))
+    if sample.image.dtype == np.float32 and (sample.image.min() < 0 or sample.image.max() > 1):
+        warnings.warn(
+            f"albumentations clips float images to 0..1 wherever it changes values, and '{sample.name}' reaches from "
+            f"{sample.image.min():g} to {sample.image.max():g}: keep to steps of geometry there, or use nuriwake's own operations, "
+            "which clip nothing.",
+            stacklevel=2,
         )
-        own(data.read(smallest), np.random.default_rng(0))
 
 
 def takes_scale(augmentation: AugmentationConfig) -> bool:

@@ -6,24 +6,28 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import LabelSpace
 from nuriwake.core.sample import Sample
-from nuriwake.core.targets import Target
+from nuriwake.core.targets import SemanticMap, Target
 from nuriwake.data.dataset import DataSet, Record
 from nuriwake.engine.distribution import Team
 from nuriwake.inference.predictor import Predictor
 from nuriwake.inference.thresholds import ThresholdHistogram
-from nuriwake.metrics.metric import MetricSettings, joined
+from nuriwake.metrics.metric import Metric, MetricSettings, joined
 from nuriwake.tasks import Task
 
 Item = TypeVar("Item")
+LONG_TRIAL = 2.0
+"""Seconds from which on one image is enough to tell what the further metrics cost."""
+
 ALONE = Team(0, 1, torch.device("cpu"))
 
 
@@ -169,21 +173,28 @@ def further_seconds(
 ) -> float:
     """About how long the metrics of `request.metrics` take for this process's share of `records`.
 
-    Timed on the truth of two images, taken for its own prediction: distances between outlines depend on how long those are.
+    Timed on the truth of one or two images, taken for its own prediction: distances between outlines depend on how long those are.
     0 for objects, whose further metrics cost little beside their networks.
     """
     if not request.metrics or request.task.name != "semantic":
         return 0.0
     metrics = request.task.build_metrics(data.space, request.metrics, request.settings)[1:]
+    _timed(metrics, read(0), window=64)  # the first time compiles
     taken: list[float] = []
-    for index in (0, 0, len(records) // 2):  # the first time compiles
-        sample = read(index)
-        truth = _truth(sample)
-        started = time.perf_counter()
-        for metric in metrics:
-            metric.update(truth, truth, spacing=sample.spacing)
-        taken.append(time.perf_counter() - started)
-    return sum(taken[1:]) / 2 * len(records) / request.team.world
+    for index in (0, len(records) // 2):
+        if sum(taken) < LONG_TRIAL:
+            taken.append(_timed(metrics, read(index)))
+    return sum(taken) / len(taken) * len(records) / request.team.world
+
+
+def _timed(metrics: Sequence[Metric], sample: Sample, *, window: int | None = None) -> float:
+    """Seconds that `metrics` take for the truth of `sample`, or for a window of it."""
+    truth = cast(SemanticMap, _truth(sample))
+    truth = replace(truth, labels=np.ascontiguousarray(truth.labels[:window, :window]), scores=None)
+    started = time.perf_counter()
+    for metric in metrics:
+        metric.update(truth, truth, spacing=sample.spacing)
+    return time.perf_counter() - started
 
 
 def ahead(read: Callable[[int], Sample], indices: Sequence[int], *, threads: int) -> Iterator[tuple[int, Sample]]:

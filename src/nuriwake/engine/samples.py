@@ -63,7 +63,7 @@ class PrepareSample:
         other: Callable[[], Sample],
     ) -> tuple[np.ndarray, Target | None]:
         wanted, augmentation = self.preprocessing.for_image(sample.image), self.augmentation
-        if isinstance(augmentation, Pipeline) and self.preprocessing.levels is not None:
+        if isinstance(augmentation, Pipeline) and augmentation.maximum is None:
             # Brighter by a tenth is meant of what this image shows, not of what its file could hold.
             augmentation = replace(augmentation, maximum=photometric_units(wanted))
         return augmentation.prepare(
@@ -91,9 +91,7 @@ def batches(
     read = ReadRecord(data, config.data.train)
     budget = (config.data.cache_mib or 0) * 2**20
     objects = task.name != "semantic"
-    augmentation = training_augmentation(
-        config.augmentation, data.channels, photometric_units(preprocessing), objects=objects, margin=margin
-    )
+    augmentation = training_augmentation(config.augmentation, data.channels, objects=objects, margin=margin)
     count = len(data.records(config.data.train))
     samples = DrawDataset(
         CachedRead(read, budget) if budget else read,
@@ -120,14 +118,16 @@ def batches(
 
 
 def photometric_units(preprocessing: Preprocessing) -> float | Units:
-    """What brightness, noise and gamma are shares of: full brightness for 8 bit, else what the values of each channel span.
+    """What brightness, noise and gamma are shares of: 255 for 8 bit, else what the values of each channel span.
+
+    `preprocessing` is that of one image, see `Preprocessing.for_image`: with levels of its own an image of 8 bit spans less.
 
     The highest value of a data set is no measure for 16-bit and float images: one hot pixel would stretch it, and one band
     of metres beside bands of reflectances. A step is as large against a channel's deviation as 255 is in photographs;
     nearly all values (three deviations) lie below full brightness.
     """
     highest = preprocessing.maximum
-    if preprocessing.depth == "uint8":
+    if preprocessing.depth == "uint8" and highest == IMAGENET.maximum:
         return highest
     return Units(
         full=tuple(

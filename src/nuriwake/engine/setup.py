@@ -20,7 +20,7 @@ from nuriwake.data.dataset import DataSet, Record
 from nuriwake.data.formats import open_data
 from nuriwake.data.mask_cache import with_mask_cache
 from nuriwake.data.trainable import check_trainable, note_empty_val
-from nuriwake.engine.augmentation import training_augmentation, try_pipeline
+from nuriwake.engine.augmentation import try_pipeline
 from nuriwake.engine.checkpoint import Position, load_checkpoint
 from nuriwake.engine.choose import choose, choose_frozen, choose_task, choose_things, choose_tile, fit_crop
 from nuriwake.engine.config import RunConfig
@@ -45,7 +45,7 @@ from nuriwake.engine.run import (
     resumed_config,
     sweep,
 )
-from nuriwake.engine.samples import batches, class_weight_tensor, photometric_units, training_preprocessing
+from nuriwake.engine.samples import batches, class_weight_tensor, training_preprocessing
 from nuriwake.engine.schedule import Plan
 from nuriwake.engine.stream import steps_of
 from nuriwake.engine.view import viewed
@@ -199,8 +199,6 @@ def prepare_job(
         config, more = choose(config, facts, machine_facts(team.device, world=team.world))
         choices += more
         preprocessing = training_preprocessing(config, data, facts)
-        # A mistake in it is said before there is a run folder.
-        training_augmentation(config.augmentation, data.channels, photometric_units(preprocessing))
     data = _keeping_masks(config, data, say)
     torch.manual_seed(config.seed)
     model = _model(config, data, resume=resume, accept_license=accept_license)
@@ -219,7 +217,7 @@ def prepare_job(
         (job.plan.further_seconds,) = team.highest([own])
     job.predictor()  # settings that the decoder does not take come to light now, and not after the first steps
     if not resume:
-        try_pipeline(config.augmentation, data, config.data.train)
+        try_pipeline(config.augmentation, data, config.data.train, margin=model.margin)
         check_budget(job.plan, *team.highest([time.perf_counter() - started]))
         description = _description(job, facts)
         team.from_leader(lambda: _begin(lock, config, choices, description))

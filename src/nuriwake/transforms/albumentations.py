@@ -18,11 +18,7 @@ from nuriwake.core.targets import SemanticMap, Size, Target
 
 @dataclass(frozen=True)
 class AlbumentationsTransform:
-    """Calls `compose(image=.., mask=..)`, seeded by the generator it is given; see `from_albumentations`.
-
-    albumentations clips float images to 0..1. Those that reach beyond (Hounsfield units, heights) are given to it with the
-    lowest and highest value of each channel as 0 and 1, and what comes back is brought into their units again.
-    """
+    """Calls `compose(image=.., mask=..)`, seeded by the generator it is given; see `from_albumentations`."""
 
     compose: Callable[..., dict[str, Any]]
     size: Size | None = None
@@ -44,9 +40,7 @@ class AlbumentationsTransform:
         # of probability 0.5 always came together.
         own, plain = np.random.default_rng(rng.integers(1 << 63)), Random(int(rng.integers(1 << 63)))
         self.compose.set_random_state(own, plain)  # type: ignore[attr-defined]
-        low, span = _reach(sample.image)
-        shown = sample.image if low is None else (sample.image - low) / span
-        given = {"image": shown} if target is None else {"image": shown, "mask": target.labels}
+        given = {"image": sample.image} if target is None else {"image": sample.image, "mask": target.labels}
         try:
             result = self.compose(**given)
         except Exception as error:  # whatever the user's steps raise
@@ -65,7 +59,6 @@ class AlbumentationsTransform:
                 scores=None,
             )
         self._check(image, sample)
-        image = image if low is None else image * span + low
         return replace(sample, image=np.ascontiguousarray(image), target=target)
 
     def prepare(
@@ -118,14 +111,6 @@ class AlbumentationsTransform:
                 f"'{sample.name}', but training needs {self.size[0]}x{self.size[1]}; end it with a crop or resize of that size, or "
                 "set augmentation.crop_size to its own."
             )
-
-
-def _reach(image: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """The lowest value and the span of each channel of a float image that leaves 0..1, both (C,); else None and whatever."""
-    if image.dtype != np.float32 or (image.min() >= 0 and image.max() <= 1):
-        return None, np.ones(1, np.float32)
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
-    return low, np.where(high > low, high - low, np.float32(1))
 
 
 def from_albumentations(compose: Callable[..., dict[str, Any]], *, size: Size | None = None) -> AlbumentationsTransform:

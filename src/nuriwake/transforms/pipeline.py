@@ -145,7 +145,11 @@ class Pipeline:
         for operation in drawn(self.mixing, rng):
             if other is None:
                 raise UserError(f"{operation.name} needs other samples to mix in: give the pipeline `other`.")
-            whole = operation.mix(whole, partial(self._next, other, rng), rng, focus=landed)
+            fresh = partial(self._next, other, rng)
+            # One's own operation need not know of a focus, as long as nobody asks for one.
+            whole = (
+                operation.mix(whole, fresh, rng) if landed is None else operation.mix(whole, fresh, rng, focus=landed)
+            )
         return whole
 
     def _next(self, other: Other, rng: np.random.Generator) -> Sample:

@@ -20,16 +20,18 @@ def drawable(image: Picture) -> np.ndarray:
     """`image` as an array (H, W, C), upright; an array of that shape itself.
 
     Raises:
-        UserError: it is neither an array of two or three axes nor a Pillow image.
+        UserError: it is neither an array of numbers with two or three axes nor a Pillow image.
     """
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
-        image = np.asarray(upright if upright.mode in ("L", "RGB", "I;16", "F") else upright.convert("RGB"))
-    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
-        found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        whole = upright.mode in ("L", "RGB", "F") or upright.mode.startswith("I")
+        image = np.asarray(upright if whole else upright.convert("RGB"))
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.dtype.kind not in "uif":
+        found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UserError(
-            f"The image to draw on: expected an array (H, W) or (H, W, C) or a Pillow image, found {found}."
+            f"The image to draw on: expected an array of numbers (H, W) or (H, W, C) or a Pillow image, found {found}."
         )
+    image = image if image.dtype.name in ("uint8", "uint16") else image.astype(np.float32, copy=False)
     return image if image.ndim == 3 else image[..., None]
 
 
