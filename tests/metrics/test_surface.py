@@ -11,7 +11,6 @@ from scipy import ndimage
 from nuriwake.core.errors import UserError
 from nuriwake.core.labels import IGNORE, LabelSpace
 from nuriwake.core.targets import SemanticMap
-from nuriwake.metrics.boundary_metric import BoundaryMetric
 from nuriwake.metrics.surface import average_surface_distance, hausdorff_distance, normalised_surface_dice
 from nuriwake.metrics.surface_metric import SURFACE_METRICS, SurfaceMetric
 
@@ -25,32 +24,25 @@ def blob(generator, size, level=0.0):
     return mask
 
 
-def edge_points(mask, ignored=None):
-    """Pixels with a 4-neighbour outside that is not ignored, one by one."""
+def edge_points(mask):
+    """Pixels with a 4-neighbour outside, one by one."""
     height, width = mask.shape
-    ignored = np.zeros_like(mask) if ignored is None else ignored
-    known_outside = lambda y, x: not (0 <= y < height and 0 <= x < width) or not (mask[y, x] or ignored[y, x])  # noqa: E731
+    inside = lambda y, x: 0 <= y < height and 0 <= x < width and mask[y, x]  # noqa: E731
     return [
         (y, x)
         for y, x in np.argwhere(mask)
-        if any((known_outside(y - 1, x), known_outside(y + 1, x), known_outside(y, x - 1), known_outside(y, x + 1)))
+        if not all((inside(y - 1, x), inside(y + 1, x), inside(y, x - 1), inside(y, x + 1)))
     ]
 
 
-def surfel_points(mask, spacing, ignored=None):
-    """Corner points and the length of line at each, from the pieces of line between pixel centres of the dual grid.
-
-    None where a pixel around is ignored.
-    """
+def surfel_points(mask, spacing):
+    """Corner points and the length of line at each, from the pieces of line between pixel centres of the dual grid."""
     padded, points, lengths = np.pad(mask, 1), [], []
-    unknown = np.pad(np.zeros_like(mask) if ignored is None else ignored, 1)
     height, width = spacing
     for y in range(mask.shape[0] + 1):
         for x in range(mask.shape[1] + 1):
             square = padded[y : y + 2, x : x + 2]
             total = int(square.sum())
-            if unknown[y : y + 2, x : x + 2].any():
-                continue
             if total in (1, 3):
                 length = math.hypot(height / 2, width / 2)
             elif total == 2:
@@ -250,111 +242,64 @@ def test_ignored_pixels_belong_to_no_mask_and_layers_are_measured_one_by_one():
     assert math.isnan(found["vessel"].means["hausdorff"])
 
 
-def ignored_scores(prediction, target, ignored, tolerance, spacing):
-    """What the convention says, over all pairs of points: HD95 three times, Hausdorff, ASSD, NSD."""
-    masks = prediction & ~ignored, target & ~ignored
-    (points, lengths), (truth, truth_lengths) = (surfel_points(mask, spacing, ignored) for mask in masks)
-    if not points and not truth:
-        return [math.nan] * 6
-    if not points or not truth:
-        return [math.inf] * 5 + [0.0]
-    edges = [edge_points(mask, ignored) for mask in masks]
-    to_target, to_prediction = nearest(*edges, spacing), nearest(*edges[::-1], spacing)
-    pooled = np.concatenate([to_target, to_prediction])
-    to_truth, to_points = nearest(points, truth, spacing), nearest(truth, points, spacing)
-    close = lengths[to_truth <= tolerance].sum() + truth_lengths[to_points <= tolerance].sum()
-    return [
-        max(np.percentile(to_target, 95), np.percentile(to_prediction, 95)),
-        np.percentile(pooled, 95),
-        max(weighted(to_truth, lengths, 95), weighted(to_points, truth_lengths, 95)),
-        pooled.max(),
-        pooled.mean(),
-        close / (lengths.sum() + truth_lengths.sum()),
-    ]
-
-
-def all_scores(prediction, target, ignored, tolerance, spacing):
-    rest = {"spacing": spacing, "ignored": ignored}
-    return [
-        *(hausdorff_distance(prediction, target, definition=definition, **rest) for definition in DEFINITIONS),
-        hausdorff_distance(prediction, target, percentile=100, **rest),
-        average_surface_distance(prediction, target, **rest),
-        normalised_surface_dice(prediction, target, tolerance=tolerance, **rest),
-    ]
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("share", [-2.0, -0.1, 0.0, 0.2])
-def test_edges_towards_ignored_pixels_are_no_edges(share, spacing):
-    generator = np.random.default_rng(5)
-    kinds = set()
-    for _ in range(20):
-        size = tuple(generator.integers(3, 22, 2))
-        prediction, target = (blob(generator, size, level) for level in (0.0, 0.1))
-        ignored = ndimage.gaussian_filter(generator.standard_normal(size), 1.5) < share
-        tolerance = 1.01 * spacing[0]
-        expected = ignored_scores(prediction, target, ignored, tolerance, spacing)
-        found = all_scores(prediction, target, ignored, tolerance, spacing)
-        assert found == pytest.approx(expected, nan_ok=True)
-        kinds.add(bool(np.isfinite(expected[0])))
-        nothing = all_scores(prediction, target, np.zeros(size, bool), tolerance, spacing)
-        assert nothing == all_scores(prediction, target, None, tolerance, spacing)
-    assert kinds == ({True} if share < -1 else {True, False})
-
-
 RINGED = LabelSpace(("background", "object"))
 
 
-def disc(radius, size=80):
+def disc(radius, size=100):
     """(size, size) bool about the middle."""
     y, x = np.ogrid[:size, :size]
     return np.hypot(y - size / 2, x - size / 2) < radius
 
 
-def ringed(*, void=True):
-    """An object of radius 20 with a ring of ignored pixels as far as 26, as VOC draws them."""
-    labels = disc(20).astype(np.uint8)
-    if void:
-        labels[disc(26) & ~disc(20)] = IGNORE
-    return SemanticMap(labels, RINGED)
-
-
-@pytest.mark.parametrize("radius", [20, 23, 26])
-def test_what_ends_inside_a_ring_of_void_is_not_measured(radius):
-    metric, boundary = SurfaceMetric(RINGED), BoundaryMetric(RINGED)
-    prediction = SemanticMap(disc(radius).astype(np.uint8), RINGED)
-    assert all(math.isnan(value) for value in metric.update(prediction, ringed()).values())
-    boundary.update(prediction, ringed())
-    found = metric.per_class()["object"]
-    assert (found.images, found.missed, found.invented, found.absent) == (0, 0, 0, 1)
-    assert set(metric.report().headline.values()) == {None}
-    assert boundary.report().per_class["object"] == {"boundary_iou": None}
-    assert metric.update(prediction, ringed(void=False))["hausdorff"] == pytest.approx(radius - 20, abs=1)
-
-
-@pytest.mark.parametrize("radius", [15, 32])
-def test_an_outline_beside_a_ring_of_void_has_no_counterpart(radius):
+def against_void(predicted, actual, void):
+    """The scores of one image, and in which way the object counts."""
     metric = SurfaceMetric(RINGED)
-    image = metric.update(SemanticMap(disc(radius).astype(np.uint8), RINGED), ringed())
+    truth = np.where(void, IGNORE, actual).astype(np.uint8)
+    image = metric.update(SemanticMap(predicted.astype(np.uint8), RINGED), SemanticMap(truth, RINGED))
+    found = metric.per_class()["object"]
+    return image, next(name for name in ("images", "missed", "invented", "absent") if getattr(found, name))
+
+
+RING = disc(35) & ~disc(30)
+
+
+@pytest.mark.parametrize("radius", [30, 33, 35])
+def test_an_edge_that_a_ring_of_void_cuts_counts_as_matched(radius):
+    image, kind = against_void(disc(radius), disc(30), RING)
+    assert kind == "images"
+    assert set(image.values()) == {0.0, 1.0}
+    assert image["nsd_1"] == 1
+
+
+def test_a_bump_beyond_a_ring_of_void_costs_what_it_measures():
+    bump = np.zeros((100, 100), bool)
+    bump[13:20, 47:54] = True
+    image, kind = against_void(disc(35) | bump, disc(30), RING)
+    assert kind == "images"
+    assert image["nsd_1"] == pytest.approx(0.96, abs=0.02)
+    assert image["hd95_directed_max"] < image["hausdorff"] == 8
+
+
+@pytest.mark.parametrize("predicted", [disc(0), RING])
+def test_an_object_in_a_ring_of_void_is_missed_without_a_known_pixel_of_it(predicted):
+    image, kind = against_void(predicted, disc(30), RING)
+    assert kind == "missed"
     assert image["nsd_1"] == 0
-    assert math.isnan(image["hd95_directed_max"])
-    assert metric.per_class()["object"].invented == 1
+    assert math.isnan(image["hausdorff"])
 
 
-def test_only_the_part_of_an_outline_along_ignored_pixels_is_left_out():
-    target, prediction = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
-    target[5:25, 5:20], prediction[5:25, 5:28] = True, True
-    ignored = np.zeros((30, 40), bool)
-    ignored[:, 20:30] = True
-    # Rows 5..24 of the right side end in the void; the corners there are ends of the lines above and below.
-    assert all_scores(prediction, target, ignored, 0.0, (1.0, 1.0)) == [0, 0, 0, 0, 0, 1]
-    prediction[5:25, 3:5] = True
-    assert hausdorff_distance(prediction, target, percentile=100, ignored=ignored) == 2
-    assert hausdorff_distance(prediction, target, percentile=100) == 8
+def test_what_is_predicted_where_the_truth_has_nothing_known_is_invented():
+    assert against_void(disc(33), disc(0), RING)[1] == "invented"
+    assert against_void(RING, disc(0), RING)[1] == "absent"
 
 
-@pytest.mark.parametrize("ignored", [np.zeros((3, 4), bool), np.zeros((3, 3), np.uint8)])
-def test_ignored_pixels_of_another_kind_are_refused(ignored):
-    mask = np.ones((3, 3), bool)
-    with pytest.raises(UserError, match=r"ignored pixels are bool of the masks' size \(3, 3\), found"):
-        average_surface_distance(mask, mask, ignored=ignored)
+def test_a_spike_through_the_void_is_not_measured_to_the_far_border_of_the_image():
+    actual, predicted, void = (np.zeros((200, 60), bool) for _ in range(3))
+    actual[50:, 20:40] = True
+    void[48:, 18:42] = True
+    void &= ~actual
+    predicted[50:, 20:40], predicted[42:50, 29:32] = True, True
+    image, kind = against_void(predicted, actual, void)
+    assert kind == "images"
+    assert image["hausdorff"] == 8
+    assert max(value for name, value in image.items() if name.startswith("hd95")) <= 8

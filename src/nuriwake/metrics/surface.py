@@ -5,13 +5,8 @@ Two outlines are in use. *Edge pixels*: pixels of the mask with a neighbour abov
 between pixels that each stand for a length of line (Nikolov et al., "Deep learning to achieve clinically applicable
 segmentation of head and neck anatomy", 2018; DeepMind's surface-distance); finely and coarsely sampled parts weigh alike.
 
-Ignored pixels (the rings of void around VOC's objects, say) belong to neither mask, and an edge towards them is no edge, because
-nobody knows what lies there: `nuriwake.metrics.boundary` has the same convention. An edge pixel counts where a neighbour outside
-the mask is not ignored, a surfel where none of its four pixels is; on both sides, as start and as end of a distance. Otherwise
-everything that ends inside a void ring would be a perfect match.
-
 Empty masks, in every function here: both empty -> nan (nothing to compare: absent). One empty -> infinity for a distance, 0 for
-the normalised surface Dice. A mask of which the ignored pixels leave no surfel is empty (a surfel left means an edge pixel left).
+the normalised surface Dice.
 """
 
 from dataclasses import dataclass
@@ -56,11 +51,8 @@ def hausdorff_distance(
     definition: Definition = "directed_max",
     percentile: float = 95.0,
     spacing: Spacing = (1.0, 1.0),
-    ignored: np.ndarray | None = None,
 ) -> float:
     """The robust Hausdorff distance (HD95) of two masks (H, W) bool; `percentile` 100 is the plain one.
-
-    `ignored` (H, W) bool: pixels of unknown truth, see the module; None for none.
 
     Three published definitions, which differ on the same masks:
         "directed_max": the percentile of each direction over edge pixels, then the larger one (MONAI).
@@ -71,63 +63,37 @@ def hausdorff_distance(
     Raises:
         UserError: wrong shapes, dtype, spacing, percentile or definition.
     """
-    return Outlines(prediction, target, spacing=spacing, ignored=ignored).hausdorff(definition, percentile)
+    return Outlines(prediction, target, spacing=spacing).hausdorff(definition, percentile)
 
 
 def normalised_surface_dice(
-    prediction: np.ndarray,
-    target: np.ndarray,
-    *,
-    tolerance: float,
-    spacing: Spacing = (1.0, 1.0),
-    ignored: np.ndarray | None = None,
+    prediction: np.ndarray, target: np.ndarray, *, tolerance: float, spacing: Spacing = (1.0, 1.0)
 ) -> float:
     """NSD (Nikolov et al. 2018): the share of both outlines that lies at most `tolerance` from the other one, 0..1.
 
     Lengths of line over surfels, as in DeepMind's surface-distance; masks (H, W) bool, `tolerance` in units of `spacing`.
-    `ignored` as for `hausdorff_distance`.
     """
-    return Outlines(prediction, target, spacing=spacing, ignored=ignored).normalised_dice(tolerance)
+    return Outlines(prediction, target, spacing=spacing).normalised_dice(tolerance)
 
 
-def average_surface_distance(
-    prediction: np.ndarray,
-    target: np.ndarray,
-    *,
-    spacing: Spacing = (1.0, 1.0),
-    ignored: np.ndarray | None = None,
-) -> float:
+def average_surface_distance(prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing = (1.0, 1.0)) -> float:
     """ASSD, the symmetric average surface distance over edge pixels: the mean of both directions together; masks (H, W) bool.
 
     (sum of d(p, target) + sum of d(t, prediction)) / (P + T), as MONAI's `symmetric=True`; not the mean of the two means.
-    `ignored` as for `hausdorff_distance`.
     """
-    return Outlines(prediction, target, spacing=spacing, ignored=ignored).average()
+    return Outlines(prediction, target, spacing=spacing).average()
 
 
 class Outlines:
     """Two masks (H, W) bool whose outlines are compared in several ways; what the ways share is computed once, when needed.
 
-    `ignored` (H, W) bool: pixels of unknown truth, see the module; None for none. `outlined`: whether (prediction, target) have
-    an outline, the complement of empty.
-
     Raises:
         UserError: wrong shapes, dtype or spacing.
     """
 
-    def __init__(
-        self,
-        prediction: np.ndarray,
-        target: np.ndarray,
-        *,
-        spacing: Spacing = (1.0, 1.0),
-        ignored: np.ndarray | None = None,
-    ) -> None:
-        _check(prediction, target, ignored, spacing)
-        self._spacing = spacing
-        self._ignored = np.zeros(target.shape, np.bool_) if ignored is None else ignored
-        self._masks = (prediction, target) if ignored is None else (prediction & ~ignored, target & ~ignored)
-        self.outlined = (self._has_outline(self._masks[0]), self._has_outline(self._masks[1]))
+    def __init__(self, prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing = (1.0, 1.0)) -> None:
+        self._empty = _empty(prediction, target, spacing)
+        self._masks, self._spacing = (prediction, target), spacing
 
     def hausdorff(self, definition: Definition, percentile: float) -> float:
         """See `hausdorff_distance`."""
@@ -135,7 +101,7 @@ class Outlines:
             raise UserError(f"HD95 is defined as directed_max, pooled or surface_weighted, found '{definition}'.")
         if not 0 < percentile <= 100:
             raise UserError(f"The percentile of a Hausdorff distance is above 0 and at most 100, found {percentile}.")
-        if not all(self.outlined):
+        if self._empty is not None:
             return self._undefined(float("inf"))
         if definition == "surface_weighted":
             found = self._surfels
@@ -150,13 +116,13 @@ class Outlines:
 
     def average(self) -> float:
         """See `average_surface_distance`."""
-        return float(self._edges.pooled.mean()) if all(self.outlined) else self._undefined(float("inf"))
+        return self._undefined(float("inf")) if self._empty is not None else float(self._edges.pooled.mean())
 
     def normalised_dice(self, tolerance: float) -> float:
         """See `normalised_surface_dice`."""
         if tolerance < 0:
             raise UserError(f"The tolerance of the normalised surface Dice must be at least 0, found {tolerance}.")
-        if not all(self.outlined):
+        if self._empty is not None:
             return self._undefined(0.0)
         found = self._surfels
         close = found.prediction_lengths[found.to_target <= tolerance].sum()
@@ -165,54 +131,31 @@ class Outlines:
 
     @cached_property
     def _edges(self) -> OutlineDistances:
-        return edge_distances(*self._cropped, spacing=self._spacing)
+        return edge_distances(*self._masks, spacing=self._spacing)
 
     @cached_property
     def _surfels(self) -> OutlineDistances:
-        return surfel_distances(*self._cropped, spacing=self._spacing)
-
-    @cached_property
-    def _cropped(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Both masks inside the box around their union, and the ignored pixels there and one pixel around it.
-
-        No outline point lies outside, so no distance changes.
-        """
-        prediction, target = self._masks
-        union = prediction | target
-        rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        around = np.pad(self._ignored, 1)[rows[0] : rows[-1] + 3, columns[0] : columns[-1] + 3]
-        return np.ascontiguousarray(prediction[box]), np.ascontiguousarray(target[box]), np.ascontiguousarray(around)
-
-    def _has_outline(self, mask: np.ndarray) -> bool:
-        filled = bool(mask.any())
-        # Only ignored pixels take outlines away; a mask with a pixel has one otherwise.
-        if not filled or not self._ignored.any():
-            return filled
-        return bool(_surfels(_corner_codes(mask), np.pad(self._ignored, 1)).any())
+        return surfel_distances(*self._masks, spacing=self._spacing)
 
     def _undefined(self, one_empty: float) -> float:
-        return one_empty if any(self.outlined) else float("nan")
+        return float("nan") if self._empty == "both" else one_empty
 
 
-def edge_distances(
-    prediction: np.ndarray, target: np.ndarray, ignored: np.ndarray, *, spacing: Spacing
-) -> OutlineDistances:
-    """Between the edge pixels of two masks (H, W) bool, neither of them empty; `ignored` (H + 2, W + 2) bool, one pixel around."""
-    edges = [_edge_pixels(mask, ignored) for mask in (prediction, target)]
+def edge_distances(prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing) -> OutlineDistances:
+    """Between the edge pixels of two masks (H, W) bool, neither of them empty."""
+    masks = _cropped(prediction, target)
+    edges = [mask & ~cv2.erode(mask.view(np.uint8), _CROSS, borderValue=0).view(bool) for mask in masks]
     ones = [np.ones(int(edge.sum())) for edge in edges]
     return OutlineDistances(
         _distance_to(edges[1], spacing)[edges[0]], _distance_to(edges[0], spacing)[edges[1]], ones[0], ones[1]
     )
 
 
-def surfel_distances(
-    prediction: np.ndarray, target: np.ndarray, ignored: np.ndarray, *, spacing: Spacing
-) -> OutlineDistances:
-    """Between the surfels of two masks (H, W) bool, neither of them empty; `ignored` (H + 2, W + 2) bool, one pixel around."""
+def surfel_distances(prediction: np.ndarray, target: np.ndarray, *, spacing: Spacing) -> OutlineDistances:
+    """Between the surfels of two masks (H, W) bool, neither of them empty."""
     lengths = surfel_lengths(spacing)
-    codes = [_corner_codes(mask) for mask in (prediction, target)]
-    points = [_surfels(code, ignored) for code in codes]
+    codes = [_corner_codes(mask) for mask in _cropped(prediction, target)]
+    points = [(code != 0) & (code != 15) for code in codes]
     return OutlineDistances(
         _distance_to(points[1], spacing)[points[0]],
         _distance_to(points[0], spacing)[points[1]],
@@ -237,24 +180,9 @@ def surfel_lengths(spacing: Spacing) -> np.ndarray:
     return lengths
 
 
-def _edge_pixels(mask: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels of `mask` with a neighbour above, below, left or right that is neither inside nor ignored."""
-    no_outside = (np.pad(mask, 1) | ignored).view(np.uint8)
-    return mask & ~cv2.erode(no_outside, _CROSS)[1:-1, 1:-1].view(bool)
-
-
-def _surfels(codes: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """(H + 1, W + 1) bool: corners whose four pixels are partly inside and none of them ignored."""
-    return (codes != 0) & (codes != 15) & (_around_corners(ignored.view(np.uint8)) == 0)
-
-
 def _corner_codes(mask: np.ndarray) -> np.ndarray:
     """(H + 1, W + 1) uint8: for each corner of the pixel grid, which of the four pixels around it are inside."""
-    return _around_corners(np.pad(mask.view(np.uint8), 1))
-
-
-def _around_corners(inside: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 of 0 and 1 -> (H - 1, W - 1) uint8: the four pixels around each inner corner as bits."""
+    inside = np.pad(mask.view(np.uint8), 1)
     return 8 * inside[:-1, :-1] + 4 * inside[:-1, 1:] + 2 * inside[1:, :-1] + inside[1:, 1:]
 
 
@@ -267,6 +195,14 @@ def _distance_to(points: np.ndarray, spacing: Spacing) -> np.ndarray:
     return np.sqrt(np.rint(np.square(distance, dtype=np.float64))) * spacing[0]
 
 
+def _cropped(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks inside the box around their union: no outline point lies outside, so no distance changes."""
+    union = prediction | target
+    rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.ascontiguousarray(prediction[box]), np.ascontiguousarray(target[box])
+
+
 def _weighted_percentile(distances: np.ndarray, lengths: np.ndarray, percentile: float) -> float:
     """The smallest distance that at least `percentile` percent of the line does not exceed."""
     order = np.argsort(distances)
@@ -275,16 +211,14 @@ def _weighted_percentile(distances: np.ndarray, lengths: np.ndarray, percentile:
     return float(distances[order][min(index, len(order) - 1)])
 
 
-def _check(prediction: np.ndarray, target: np.ndarray, ignored: np.ndarray | None, spacing: Spacing) -> None:
+def _empty(prediction: np.ndarray, target: np.ndarray, spacing: Spacing) -> Literal["both", "one"] | None:
     if prediction.shape != target.shape or prediction.ndim != 2:
         raise UserError(
             f"Surface distances need two masks (H, W) of one size, found {prediction.shape} and {target.shape}."
         )
     if prediction.dtype != np.bool_ or target.dtype != np.bool_:
         raise UserError(f"Surface distances need bool masks, found {prediction.dtype} and {target.dtype}.")
-    if ignored is not None and (ignored.shape != target.shape or ignored.dtype != np.bool_):
-        raise UserError(
-            f"The ignored pixels are bool of the masks' size {target.shape}, found {ignored.dtype} {ignored.shape}."
-        )
     if not (len(spacing) == 2 and min(spacing) > 0 and np.isfinite(spacing).all()):
         raise UserError(f"The spacing is the size of a pixel, (height, width), both above 0, found {spacing}.")
+    filled = int(prediction.any()) + int(target.any())
+    return (None, "one", "both")[2 - filled]

@@ -41,7 +41,7 @@ class SurfaceScores:
     Args:
         means: name of the score -> mean over images; nan without an image. Distances: over images that have the class
             in truth and prediction. NSD: also over `missed` and `invented`, with 0.
-        images: truth and prediction have the class, that is, an outline of it (see `SurfaceMetric`).
+        images: truth and prediction have the class.
         missed: only the truth has it; its distances are infinite and are not in the means.
         invented: only the prediction has it; likewise.
         absent: neither has it.
@@ -57,9 +57,9 @@ class SurfaceScores:
 class SurfaceMetric:
     """Sums of the surface metrics per class over images. Class 0 of a space with a background, or a binary one, is left out.
 
-    Pixels whose truth is ignore belong to no mask, and an edge towards them is no edge, as for `BoundaryIoU`: outline points that
-    exist only because of them do not count, neither in the truth nor in the prediction. A class all of whose outline lies along
-    ignored pixels is one that the map does not have. Ignore in a prediction is no class.
+    Pixels whose truth is ignore belong to no mask; ignore in a prediction is no class. An edge that ignored pixels cut lies in both
+    masks and counts as matched: inside a ring of void as VOC draws it, every prediction that reaches the void is perfect.
+    (`BoundaryIoU` has another convention: to it, an edge towards ignored pixels is none.)
 
     Args:
         space: the label space of all maps.
@@ -95,10 +95,10 @@ class SurfaceMetric:
         check_pair(prediction, target, self.space)
         values = np.full(self._sums.shape, np.nan)
         for row, index in enumerate(self.classes):
-            outlines = _outlines(prediction, target, index, spacing)
-            found = np.array(_measure(outlines, self.tolerance))
+            masks = _masks(prediction, target, index)
+            found = np.array(_measure(*masks, self.tolerance, spacing))
             values[row] = np.where(np.isfinite(found), found, np.nan)
-            self._images[row, _presence(*outlines.outlined)] += 1
+            self._images[row, _presence(*masks)] += 1
         self._sums += np.nan_to_num(values)
         return self._over_classes(values)
 
@@ -154,8 +154,9 @@ def _row(scores: SurfaceScores) -> dict[str, float | None]:
     return without_nan(scores.means) | images
 
 
-def _measure(outlines: Outlines, tolerance: float) -> tuple[float, ...]:
+def _measure(prediction: np.ndarray, target: np.ndarray, tolerance: float, spacing: Spacing) -> tuple[float, ...]:
     """The values of `SURFACE_METRICS`, in their order."""
+    outlines = Outlines(prediction, target, spacing=spacing)
     return (
         outlines.hausdorff("directed_max", 95.0),
         outlines.hausdorff("pooled", 95.0),
@@ -166,15 +167,14 @@ def _measure(outlines: Outlines, tolerance: float) -> tuple[float, ...]:
     )
 
 
-def _outlines(prediction: SemanticMap, target: SemanticMap, index: int, spacing: Spacing) -> Outlines:
-    """Of the class `index`."""
-    exclusive = target.space.exclusive
-    truth, predicted = (found.labels if exclusive else found.labels[..., index] for found in (target, prediction))
-    label = index if exclusive else 1
-    ignored = truth == IGNORE
-    return Outlines(predicted == label, truth == label, spacing=spacing, ignored=ignored if ignored.any() else None)
+def _masks(prediction: SemanticMap, target: SemanticMap, index: int) -> tuple[np.ndarray, np.ndarray]:
+    if target.space.exclusive:
+        truth, predicted = target.labels, prediction.labels
+        return (predicted == index) & (truth != IGNORE), truth == index
+    truth, predicted = target.labels[..., index], prediction.labels[..., index]
+    return (predicted == 1) & (truth != IGNORE), truth == 1
 
 
-def _presence(predicted: bool, actual: bool) -> int:
+def _presence(prediction: np.ndarray, target: np.ndarray) -> int:
     """0 both, 1 missed, 2 invented, 3 absent."""
-    return (0 if actual else 2) + (0 if predicted else 1)
+    return (0 if target.any() else 2) + (0 if prediction.any() else 1)
