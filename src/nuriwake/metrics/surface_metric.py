@@ -58,7 +58,7 @@ class SurfaceMetric:
     """Sums of the surface metrics per class over images. Class 0 of a space with a background, or a binary one, is left out.
 
     Pixels whose truth is ignore belong to no mask; ignore in a prediction is no class. An edge that ignored pixels cut lies in both
-    masks and counts as matched: inside a ring of void as VOC draws it, every prediction that reaches the void is perfect.
+    masks and counts as matched: inside a ring of void as VOC draws it, every outline wholly in the void is perfect.
     (`BoundaryIoU` has another convention: to it, an edge towards ignored pixels is none.)
 
     Args:
