@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from nuriwake.cli.finding import find_images
 from nuriwake.cli.prediction import Wanted, predict_files
 from nuriwake.core.errors import UserError
 from nuriwake.core.instances import Instances
@@ -63,6 +64,8 @@ class Stub:
         ids = np.full(SIZE, 7, np.int32)
         for number, part in enumerate(found, 1):
             ids[part] = number
+        if not self.answers.exclusive:
+            return SemanticMap(np.ascontiguousarray(np.moveaxis(found[:2].view(np.uint8), 0, 2)), self.answers)
         if self.task == "panoptic":
             numbers, labels = np.array([1, 2, 3, 7], np.int32), np.array([1, 1, 2, 0], np.int32)
             return Panoptic(ids, numbers, labels, SCENE, scores=np.append(scores, np.float32(1)))
@@ -229,3 +232,67 @@ def test_a_format_that_suits_is_not_refused(tmp_path, task, to):
     if to != "label_studio":  # predictions are drafts there, and no truth
         result = check_data(tmp_path / "out" / to, format=to, workers=1)
         assert not result.harmful, result.harmful
+
+
+def photo(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (*SIZE, 3)).astype(np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("where", ["out", "deep/er/out", "."])
+@pytest.mark.parametrize(
+    ("task", "space"), [("semantic", None), ("semantic", MULTI), ("instance", None), ("panoptic", None)]
+)
+def test_what_was_written_among_the_images_is_no_image(tmp_path, task, space, where):
+    photos, stub = tmp_path / "photos", Stub(task, space=space)
+    out = photos / where
+    images = {"a": photo(photos / "a.jpg"), "sub/b": photo(photos / "sub/b.jpg")}
+    predict(stub, images, out, "coco" if space else "labelme")
+    assert [path for path in out.rglob("*.jpg") if "overlay" not in path.name and path not in images.values()]
+    for again in (Wanted(out, overlay=False, to=None, source=Path("stub")), None):
+        found = find_images([photos])
+        assert dict(found.files) == images
+        assert found.notes[0].startswith("Left out as results of predict: ")
+        assert dict(find_images([photos / "sub"]).files) == {"b": images["sub/b"]}
+        if again is not None:  # the pictures of the first call are still there, and no entry tells of them
+            predict_files(stub, found.files, again)  # pyright: ignore[reportArgumentType]
+            assert (out / "sub" / "b.overlay.jpg").is_file()
+
+
+def test_what_a_call_that_ended_early_had_written_is_no_image(tmp_path):
+    photos, stub = tmp_path / "photos", Stub("semantic")
+    images = {"a": photo(photos / "a.jpg"), "b": photo(photos / "b.jpg")}
+    predict_files(stub, images, Wanted(photos / "out", overlay=True, to=None, source=Path("stub")))  # pyright: ignore[reportArgumentType]
+    images["b"].write_bytes(b"no image")
+    for to in ("mask_folder", "yolo"):
+        with pytest.raises(UserError):
+            predict(stub, images, photos / "out", to)
+        assert dict(find_images([photos]).files) == images
+    photo(images["b"])
+    predict_files(stub, images, Wanted(photos / "out", overlay=True, to=None, source=Path("stub")))  # pyright: ignore[reportArgumentType]
+    entries = json.loads((photos / "out" / "predictions.json").read_text())["images"]
+    assert [entry["labels"] for entry in entries] == [["a.png"], ["b.png"]]
+
+
+@needs_medical
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_was_written_of_volumes_is_no_volume(tmp_path, ends):
+    import nibabel
+
+    values = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    scans, stub = tmp_path / "scans", Stub("semantic", channels=2)
+    scans.mkdir()
+    for channel in range(2):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), scans / f"case_000{channel}.nii.gz")
+    images = find_images([scans], channels=2).files
+    assert list(images) == ["case"]
+    if ends:
+        predict(stub, dict(images), scans / "out", "nifti")
+    else:
+        stub.batch = lambda images: [stub(images[0])] if stub.asked < 2 else 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+        stub.settings = PredictSettings(batch_size=1)
+        with pytest.raises(ZeroDivisionError):
+            predict(stub, dict(images), scans / "out", "nifti")
+    assert list((scans / "out" / "case.slices").iterdir())
+    assert dict(find_images([scans], channels=2).files) == images

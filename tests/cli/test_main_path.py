@@ -100,6 +100,31 @@ def test_results_among_the_images_are_not_predicted_in_their_turn(trained, data,
     assert capsys.readouterr().out.count("Left out as results of predict: 6 images in") == 2
 
 
+def test_images_beside_results_are_predicted_from_every_folder(trained, data, tmp_path, monkeypatch):
+    scans, images = tmp_path / "data" / "scans", sorted((data / "images" / "val").iterdir())
+
+    def predicted(start: Path, *options: str) -> list[str]:
+        monkeypatch.chdir(start)
+        out = tmp_path / "found"
+        shutil.rmtree(out, ignore_errors=True)
+        assert run(["predict", str(trained), *options, "--out", str(out)]) == 0
+        listed = json.loads((out / "predictions.json").read_text())["images"]
+        return sorted((start / entry["image"]).name for entry in listed)
+
+    shutil.copytree(data / "images" / "val", scans)
+    monkeypatch.chdir(tmp_path / "data")
+    assert run(["predict", str(trained), "scans", "--out", "scans"]) == 0
+    names = sorted(path.name for path in images)
+    assert predicted(tmp_path, "data") == predicted(scans, ".") == predicted(tmp_path / "data", str(scans)) == names
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert predicted(tmp_path, "moved") == names
+    shutil.copy(images[0], tmp_path / "other.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert run(["predict", str(trained), "other.jpg", "--out", "moved"]) == 0
+    assert predicted(tmp_path / "moved", ".") == names
+    assert predicted(tmp_path, "moved", "moved/other.png") == [*names, "other.png"]
+
+
 def test_predict_sees_of_a_folder_what_training_sees(trained, data, tmp_path):
     image, folder = sorted((data / "images" / "val").glob("*.jpg"))[0], tmp_path / "in"
     (folder / ".thumbnails").mkdir(parents=True)

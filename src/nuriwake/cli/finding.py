@@ -1,12 +1,10 @@
 """Which images a call of predict means: those in folders, but none that an earlier call wrote."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nuriwake.cli.earlier import LISTING
+from nuriwake.cli.earlier import LISTING, listed_results
 from nuriwake.cli.volumes import find_volumes
 from nuriwake.core.errors import UserError
 from nuriwake.data.dataset import listed
@@ -28,13 +26,12 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find_images(paths: Sequence[Path], out: Path, *, channels: int = 1) -> Found:
+def find_images(paths: Sequence[Path], *, channels: int = 1) -> Found:
     """Image files and NIfTI volumes under `paths`.
 
     Args:
-        paths: files and folders; of a folder what `visible_files` finds, as for training, without earlier predictions: what
-            lies in `out`, in a folder with a list of predictions alone, or is named by the list in a folder of images.
-        out: the folder for the results; it need not exist.
+        paths: files and folders; of a folder what `visible_files` finds, as for training, without earlier predictions: the
+            files that a list of predictions names as written, wherever the list lies. Whatever else is beside them counts.
         channels: of an image; as many volumes NAME_0000, NAME_0001, ... are one, and its file is the first.
 
     Raises:
@@ -46,7 +43,7 @@ def find_images(paths: Sequence[Path], out: Path, *, channels: int = 1) -> Found
     earlier: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            own, written = _sorted_out(path, out.resolve())
+            own, written = _sorted_out(path)
             earlier |= written
             files = _named(path, own, written, channels)
         else:
@@ -57,6 +54,8 @@ def find_images(paths: Sequence[Path], out: Path, *, channels: int = 1) -> Found
                     f"{found[name]} and {file} would both be saved as '{name}'; predict them into two folders."
                 )
             found[name] = file
+    given = {path.resolve() for path in paths if path.is_file()}
+    earlier = {file: folder for file, folder in earlier.items() if not given or file.resolve() not in given}
     return Found(dict(sorted(found.items())), (_left_out(earlier),) if earlier else ())
 
 
@@ -79,24 +78,17 @@ def _named(path: Path, files: Sequence[Path], earlier: Mapping[Path, Path], chan
     ]
 
 
-def _sorted_out(path: Path, out: Path) -> tuple[list[Path], dict[Path, Path]]:
-    """The files below the folder `path`, sorted; and the images among them that are predictions -> whose folder they are in."""
+def _sorted_out(path: Path) -> tuple[list[Path], dict[Path, Path]]:
+    """The files below the folder `path`, sorted; and the images among them that are predictions -> the folder of their list."""
     own: list[Path] = []
     earlier: dict[Path, Path] = {}
-    written: dict[Path, Path] = {}
-    closed: list[Path] = []
+    written = _listed_above(path)
     for parent, names in visible_files(path):
         folder = Path(parent)
-        home = next((home for home in closed if folder.is_relative_to(home)), None)
-        if home is None:
-            entries = _entries(folder) if LISTING in names else []
-            # Of a folder that was asked for, or that holds what was predicted as well, only the predictions are left out.
-            if folder != path and (folder.resolve() == out or (entries and not _holds_images(folder, entries))):
-                closed.append(home := folder)
-            for entry in entries:
-                written |= {folder / name: folder for name in (*entry["labels"], entry.get("overlay") or "")}
+        if LISTING in names:
+            written |= {folder / name: folder for name in listed_results(folder)}
         for file in map(folder.joinpath, names):
-            place = home or written.get(file)
+            place = written.get(file)
             if place is None:
                 own.append(file)
             elif file.suffix.lower() in IMAGE_SUFFIXES or volume_name(file) is not None:
@@ -104,22 +96,15 @@ def _sorted_out(path: Path, out: Path) -> tuple[list[Path], dict[Path, Path]]:
     return sorted(own), earlier
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Of the list of predictions in `folder`; none where a file of that name is not ours."""
-    try:
-        entries = json.loads((folder / LISTING).read_text(encoding="utf-8"))["images"]
-        _ = [
-            folder / name for entry in entries for name in (entry["image"], *entry["labels"], entry.get("overlay", ""))
-        ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return []
-    return entries
-
-
-def _holds_images(folder: Path, entries: Sequence[Mapping[str, Any]]) -> bool:
-    """Some of the images that were predicted lie in the folder of the predictions."""
-    here = folder.resolve()
-    return any(Path(entry["image"]).resolve().is_relative_to(here) for entry in entries)
+def _listed_above(path: Path) -> dict[Path, Path]:
+    """The files below the folder `path` that lists in folders above it name as predictions -> the folder of the list."""
+    here = path.resolve()
+    return {
+        path / (folder / name).relative_to(here): folder
+        for folder in here.parents
+        for name in listed_results(folder)
+        if (folder / name).is_relative_to(here)
+    }
 
 
 def _left_out(earlier: Mapping[Path, Path]) -> str:

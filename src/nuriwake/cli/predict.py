@@ -26,8 +26,8 @@ def predict(
 
     Args:
         run: a run folder or a bundle file.
-        images: files, or folders that are searched for images and NIfTI volumes with their subfolders; what predict wrote
-            there, and all that is in `out`, is left out.
+        images: files, or folders that are searched for images and NIfTI volumes with their subfolders; what a
+            predictions.json there names as written by predict is left out, unless it is given by name.
         out: the folder for the results.
         settings: a YAML file with fields of the settings; the bundle's count below it, options typed here above it.
         overlay: write the picture with the prediction painted over it, too.
@@ -45,7 +45,7 @@ def predict(
 
     predictor = load(run, device=device, task=task, settings=settings_changes(settings, fields))
     wanted = Wanted(out, overlay, to, run, slice_axis)
-    found = find_images(images, out, channels=predictor.preprocessing.channels)
+    found = find_images(images, channels=predictor.preprocessing.channels)
     count, notes = predict_files(predictor, found.files, wanted)
     for note in (*found.notes, *notes):
         print(note)

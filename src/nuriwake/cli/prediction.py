@@ -1,6 +1,6 @@
 """From image files to files of predictions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nuriwake.cli.answers import keep
-from nuriwake.cli.earlier import LISTING, earlier_predictions
+from nuriwake.cli.earlier import LISTING, OTHERS, earlier_predictions, entry_files
 from nuriwake.cli.volumes import VolumeWanted, predict_volume, volume_note
 from nuriwake.core.errors import UserError
 from nuriwake.core.files import atomic_path, write_json
@@ -22,6 +22,7 @@ from nuriwake.core.targets import SemanticMap, Target, label_files
 from nuriwake.data.coco_ids import ImageIds, image_ids
 from nuriwake.data.coco_write import ResultKind, coco_results
 from nuriwake.data.images import read_image
+from nuriwake.data.layout import visible_files
 from nuriwake.data.nifti_address import volume_name
 from nuriwake.data.writing import refuse_unsuitable, write_data
 from nuriwake.data.written import WriteSettings
@@ -58,7 +59,8 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
     """Predict every image; write `NAME.png`, `NAME.overlay.jpg` and, last, `predictions.json` into the folder, for objects
     the files in `RESULTS` too, and in `to/` what another format holds of them. A volume becomes `NAME.nii.gz`.
 
-    Predictions of other images that the folder holds stay, and stay listed.
+    Predictions of other images that the folder holds stay, and stay listed. All labels and pictures that are written are
+    listed, relative to the folder, and those of earlier calls as long as they are there: none of them is taken for an image.
 
     Returns:
         The number of images, what the other format could not carry, and what was made of volumes.
@@ -86,6 +88,10 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
         ids=[] if ids is None else ids.numbers,
         results=list(RESULTS.values()),
     )
+    # Of these files no entry tells, or only once a volume is done.
+    apart = [wanted.out / f"{name}.slices" for name, file in images.items() if volume_name(file) is not None]
+    apart += [wanted.out / wanted.to] if wanted.to is not None else []
+    before = _files_in(apart)
     samples = _predicted(predictor, images, wanted, ids=ids, entries=entries, results=results, told=told)
     try:
         if wanted.to is None:
@@ -96,9 +102,12 @@ def predict_files(predictor: Predictor, images: Mapping[str, Path], wanted: Want
                 samples, wanted.out / wanted.to, format=wanted.to, space=predictor.answers, settings=settings
             ).notes
     finally:
-        if entries:
+        written = {file.relative_to(wanted.out).as_posix() for file in _files_in(apart) - before}
+        if entries or written:
             about |= _numbering(predictor, ids) if ids is not None else {}
-            write_json(wanted.out / LISTING, {**about, "images": [*earlier.entries, *entries]})
+            about["images"] = [*earlier.entries, *entries]
+            others = {*earlier.files, *written} - {name for entry in about["images"] for name in entry_files(entry)}
+            write_json(wanted.out / LISTING, {**about, **({OTHERS: sorted(others)} if others else {})})
         if ids is not None and entries:
             for kind, rows in results.items():
                 write_json(wanted.out / RESULTS[kind], [*earlier.rows.get(RESULTS[kind], ()), *rows])
@@ -172,6 +181,10 @@ def _refuse_overwriting(images: Mapping[str, Path], out: Path, predictor: Predic
                 raise UserError(
                     f"{target}: the prediction would overwrite this image; choose another folder with --out."
                 )
+
+
+def _files_in(folders: Sequence[Path]) -> set[Path]:
+    return {Path(parent) / name for folder in folders for parent, names in visible_files(folder) for name in names}
 
 
 def _label_files(out: Path, name: str, file: Path, predictor: Predictor) -> list[Path]:
