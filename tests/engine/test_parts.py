@@ -108,6 +108,11 @@ def test_a_budget_that_its_evaluations_exceed_is_said_once():
     assert "takes about 40 s" in words
     assert "give 180 s or more" in words
     assert plan.warning(6.0) == ""
+    plan = Plan(budget=60.0, evaluation_seconds=40.0)
+    assert "is guessed to take about 40 s" in plan.warning(5.0, timed=False)
+    assert plan.warning(6.0, timed=False) == ""
+    assert "takes about 40 s" in plan.warning(30.0)
+    assert plan.warning(31.0) == ""
     # The only evaluation was the last one, and took longer than anybody knew.
     assert "exceeded by about 66 s" in Plan(budget=60.0, evaluation_seconds=40.0).warning(80.0, evaluated=True)
     assert Plan(budget=180.0, evaluation_seconds=40.0).warning(90.0) == ""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from nuriwake.engine.config import ScheduleConfig
 
@@ -70,7 +71,7 @@ class Plan:
     reached: float = field(default=0.0)
     final_cost: float = 1.0
     further_seconds: float = 0.0
-    warned: bool = False
+    warned: Literal["", "guess", "timed"] = ""
 
     def progress(self, step: int, elapsed: float) -> float:
         """0..1 before step `step` (from 0) after `elapsed` seconds; 1 means that the run is over."""
@@ -86,25 +87,29 @@ class Plan:
         assert self.budget is not None
         return min(self._ending(), 0.5 * self.budget)
 
-    def warning(self, elapsed: float, *, evaluated: bool = False) -> str:
-        """What a person should know, once, as soon as the end of the run is seen not to fit into its budget; else "".
+    def warning(self, elapsed: float, *, timed: bool = True, evaluated: bool = False) -> str:
+        """What a person should know as soon as the end of the run is seen not to fit into its budget; else "".
+
+        It is said once, and once more with the true figure where a guess said it first.
 
         Args:
             elapsed: seconds so far.
+            timed: there has been an evaluation; else what is known of its cost is a guess.
             evaluated: the last evaluation is done, and the final one is still to come.
         """
-        if self.budget is None or self.warned or not self.evaluation_seconds:
+        kind = "timed" if timed else "guess"
+        if self.budget is None or self.warned in ("timed", kind) or not self.evaluation_seconds:
             return ""
         begins = elapsed if evaluated else max(elapsed, self.budget - self.reserve)
         excess = begins + self._ending(evaluated=evaluated) - self.budget
         if excess < EXCESS_SHARE * self.budget:
             return ""
-        self.warned = True
+        self.warned = kind
         enough = max(2 * self._ending(), self.budget + excess)
         more = f", with {self.further_seconds:.0f} s for the further metrics" if self.further_seconds >= 1 else ""
         return (
             f"The budget of {self.budget:.0f} s will be exceeded by about {excess:.0f} s: an evaluation of the validation images "
-            f"takes about {self.evaluation_seconds:.0f} s, and two of them end every run{more}; give {enough:.0f} s or more, or fewer "
+            f"{'takes' if timed else 'is guessed to take'} about {self.evaluation_seconds:.0f} s, and two of them end every run{more}; give {enough:.0f} s or more, or fewer "
             "validation images."
         )
 

@@ -242,7 +242,8 @@ def _backbone_share(job: Job, progress: float) -> float:
 
 
 def _warn(job: Job, elapsed: float, *, evaluated: bool = False) -> None:
-    if words := job.plan.warning(elapsed, evaluated=evaluated):
+    timed = job.position.evaluation_seconds > 0
+    if words := job.plan.warning(elapsed, timed=timed, evaluated=evaluated):
         job.report(words)
 
 
