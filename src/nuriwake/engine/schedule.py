@@ -56,7 +56,7 @@ class Plan:
         budget: seconds for everything.
         every: steps between evaluations; None: spread over the run by cost.
         evaluation_seconds: of the slowest evaluation so far, or an estimate.
-        warned: `warning` has said its words.
+        warned: what `warning` has been said of: nothing yet, a guess, or an evaluation that was timed.
         final_cost: seconds of the final evaluation, in float32, relative to the others.
         further_seconds: of the metrics that only the final evaluation has, an estimate.
         evaluated: progress at the last evaluation.
@@ -109,8 +109,8 @@ class Plan:
         more = f", with {self.further_seconds:.0f} s for the further metrics" if self.further_seconds >= 1 else ""
         return (
             f"The budget of {self.budget:.0f} s will be exceeded by about {excess:.0f} s: an evaluation of the validation images "
-            f"{'takes' if timed else 'is guessed to take'} about {self.evaluation_seconds:.0f} s, and two of them end every run{more}; give {enough:.0f} s or more, or fewer "
-            "validation images."
+            f"{'takes' if timed else 'is guessed to take'} about {self.evaluation_seconds:.0f} s, and two of them end every run"
+            f"{more}; give {enough:.0f} s or more, or fewer validation images."
         )
 
     def _ending(self, *, evaluated: bool = False) -> float:
